@@ -1,0 +1,1 @@
+//! Generated gRPC and protobuf code of every protocol that Skerry speaks.

@@ -1,0 +1,1 @@
+//! Kubernetes API mechanics: paths, selectors, patches, watch cache, tables.

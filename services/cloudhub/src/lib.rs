@@ -1,0 +1,1 @@
+//! CloudHub: ends the nodes' connections and relays them to the sources and sinks.

@@ -1,0 +1,1 @@
+//! What every Skerry service shares: names, errors, backoff, drain, configuration.

@@ -1,0 +1,1 @@
+//! EdgeController: Source and Sink for the core Kubernetes kinds.

@@ -1,0 +1,1 @@
+//! edged: pods over the Container Runtime Interface.

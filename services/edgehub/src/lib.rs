@@ -1,0 +1,1 @@
+//! EdgeHub: the edge end of the connection; owns the store.

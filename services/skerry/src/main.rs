@@ -1,0 +1,3 @@
+//! The Skerry command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The edge store: SQLite with one writer and group commit.

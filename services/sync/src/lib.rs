@@ -1,0 +1,1 @@
+//! The sync protocol's state machines, without IO, clock or randomness.

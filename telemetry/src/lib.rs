@@ -1,0 +1,1 @@
+//! Tracing, typed events, metrics, OpenTelemetry and the admin server.

@@ -1,0 +1,1 @@
+//! Benchmarks that print figures and compare them with their targets.

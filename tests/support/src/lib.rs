@@ -1,0 +1,1 @@
+//! Test support: containerd, images, fault proxy, network namespaces.
