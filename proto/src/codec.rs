@@ -1,0 +1,48 @@
+//! The codec of all generated clients and servers.
+//!
+//! prost messages as everywhere in gRPC, but with small buffers: tonic's default keeps 8 KiB in each
+//! direction of every stream, which is most of what an idle node session would cost. A larger
+//! message makes its buffer grow for as long as that message lives.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+/// Bytes that a stream's buffer starts with. A status report or an acknowledgement fits.
+const BUFFER_BYTES: usize = 256;
+
+/// Encoded bytes after which the encoder hands over to HTTP/2 rather than collect more messages.
+const YIELD_BYTES: usize = 4096;
+
+/// See the module documentation.
+#[derive(Debug, Clone)]
+pub struct SmallCodec<T, U> {
+    messages: PhantomData<(T, U)>,
+}
+
+impl<T, U> Default for SmallCodec<T, U> {
+    fn default() -> Self {
+        Self { messages: PhantomData }
+    }
+}
+
+impl<T, U> Codec for SmallCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
+}
