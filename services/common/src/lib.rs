@@ -1,1 +1,20 @@
-//! What every Skerry service shares: names, errors, backoff, drain, configuration.
+//! What every Skerry service shares: names, backoff, drain, configuration, exit codes.
+//!
+//! Everything here is small and has no opinion about Kubernetes or gRPC.
+
+mod backoff;
+mod chain;
+mod config;
+mod encoding;
+mod names;
+
+pub mod drain;
+pub mod exit;
+pub mod kinds;
+pub mod shutdown;
+
+pub use backoff::Backoff;
+pub use chain::chain;
+pub use config::{ConfigError, load, parse};
+pub use encoding::{COMPRESS_ABOVE, Encoding};
+pub use names::{Key, NameError, NodeName, Version};

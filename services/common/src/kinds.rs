@@ -1,0 +1,52 @@
+//! The kinds that travel over the sync protocol.
+//!
+//! Most are Kubernetes kinds. The others carry what Kubernetes has no object for; their bodies are
+//! described here, because both ends must agree on them.
+
+/// Pods bound to the node.
+pub const POD: &str = "Pod";
+/// ConfigMaps that the node's pods refer to.
+pub const CONFIG_MAP: &str = "ConfigMap";
+/// Secrets that the node's pods refer to.
+pub const SECRET: &str = "Secret";
+/// The node's own Node.
+pub const NODE: &str = "Node";
+/// Namespaces of the node's pods.
+pub const NAMESPACE: &str = "Namespace";
+/// All Services.
+pub const SERVICE: &str = "Service";
+/// All EndpointSlices.
+pub const ENDPOINT_SLICE: &str = "EndpointSlice";
+/// PersistentVolumes bound to claims of the node's pods.
+pub const PERSISTENT_VOLUME: &str = "PersistentVolume";
+/// PersistentVolumeClaims of the node's pods.
+pub const PERSISTENT_VOLUME_CLAIM: &str = "PersistentVolumeClaim";
+/// RuntimeClasses that the node's pods name.
+pub const RUNTIME_CLASS: &str = "RuntimeClass";
+/// A token for a pod's service account. The body is JSON: `pod`, `podUid`, `serviceAccount`,
+/// `audience`, `expirationSeconds`, `token`, `expirationTimestamp`.
+pub const SERVICE_ACCOUNT_TOKEN: &str = "ServiceAccountToken";
+/// EdgeHub's own object about the link, only on the node itself. Key: `link`. The body is JSON:
+/// `connected` (bool), `session`, `reason`, `since` (RFC 3339), `storeProblem`.
+pub const LINK: &str = "Link";
+
+/// Up: the Node as the node wants it registered (JSON of a Node).
+pub const NODE_REGISTRATION: &str = "NodeRegistration";
+/// Up: the Node's status (JSON of a Node; only `status` counts). The newest wins.
+pub const NODE_STATUS: &str = "NodeStatus";
+/// Up: a pod's status (JSON of a Pod; only `metadata.uid` and `status` count). The newest wins.
+pub const POD_STATUS: &str = "PodStatus";
+/// Up: the pod is gone from the node; delete the object with this uid. No body.
+pub const POD_DELETION: &str = "PodDeletion";
+/// Up: a core/v1 Event. All arrive, in order.
+pub const EVENT: &str = "Event";
+
+/// Whether only the newest report of a key matters.
+pub fn coalesces(kind: &str) -> bool {
+    matches!(kind, NODE_REGISTRATION | NODE_STATUS | POD_STATUS | POD_DELETION)
+}
+
+/// Whether the kind may be dropped, oldest first, when the edge store is full.
+pub fn droppable(kind: &str) -> bool {
+    kind == EVENT
+}
