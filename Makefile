@@ -1,0 +1,54 @@
+# `make` or `make help` lists what there is.
+SHELL := /bin/sh
+CARGO ?= cargo
+# Where `make up` keeps its state; `make down` removes it.
+DIR ?= .skerry
+# Seeds of `make sim`.
+SEEDS ?= 1000
+# root is needed for containers, mounts and network namespaces.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
+
+SKERRY := target/debug/skerry
+
+.PHONY: help up up-processes down build tools test fmt lint unit sim dist clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+up: build ## install what is missing, build, start everything, run examples/hello
+	$(SUDO) $(SKERRY) up --dir $(DIR) --example examples/hello
+
+up-processes: build ## the same with every service as its own process
+	$(SUDO) $(SKERRY) up --dir $(DIR) --example examples/hello --processes
+
+down: ## stop everything and leave nothing behind
+	@if [ -x $(SKERRY) ]; then $(SUDO) $(SKERRY) down --dir $(DIR); else \
+	  [ ! -e $(DIR) ] || { echo "$(SKERRY) is not built, and $(DIR) exists: run make build, then make down" >&2; exit 1; }; fi
+
+tools:
+	@scripts/install-tools run
+
+# The unoptimised profile: it is built in a third of the time, and shares its artefacts with
+# `make test`. `make dist` builds what is shipped.
+build: tools ## build all binaries (unoptimised)
+	$(CARGO) build --locked --workspace --bins
+
+test: ## format, lints and all tests; installs what they need
+	@scripts/install-tools test
+	$(MAKE) --no-print-directory fmt lint unit
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+unit:
+	$(CARGO) build --locked --workspace --bins
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" $(CARGO) nextest run --locked --workspace
+
+dist: tools ## build what is shipped (optimised, jemalloc)
+	$(CARGO) build --locked --profile dist --workspace --bins --features skerry/jemalloc
+
+clean: down ## remove build output too
+	$(CARGO) clean

@@ -1,0 +1,167 @@
+//! Who may depend on whom: the table of ARCHITECTURE.md as a test over `cargo metadata`.
+//!
+//! A dependency that is not listed here fails, also a harmless one: adding it is a decision that
+//! a reviewer shall see in this file. Development dependencies are free, except on other tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::DependencyKind;
+
+/// What a crate may use of this workspace (beyond that: any external crate that is not guarded).
+const ALLOWED: &[(&str, &[&str])] = &[
+    // layer 0
+    ("skerry-proto", &[]),
+    ("skerry-telemetry", &[]),
+    // layer 1
+    ("skerry-common", &["skerry-proto", "skerry-telemetry"]),
+    // layer 2
+    ("skerry-identity", LAYER_1),
+    ("skerry-sync", LAYER_1),
+    ("skerry-store", LAYER_1),
+    ("skerry-apimachinery", LAYER_1),
+    // layer 3
+    ("skerry-rpc", LAYER_2),
+    // layer 4, cloud: never store
+    ("skerry-cloudhub", CLOUD),
+    ("skerry-edgecontroller", CLOUD),
+    ("skerry-controllers", CLOUD),
+    // layer 4, edge
+    ("skerry-edgehub", LAYER_3),
+    ("skerry-edged", LAYER_3),
+    // layer 4, the embedded control plane
+    ("skerry-apiserver", LAYER_3),
+    // layer 5
+    ("skerry", &["*"]),
+    // layer 6
+    ("skerry-test-support", &["*"]),
+    ("skerry-sim", &["*"]),
+    ("skerry-gates", &["*"]),
+    ("skerry-e2e", &["*"]),
+    ("skerry-bench", &["*"]),
+];
+const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-common"];
+const LAYER_2: &[&str] = &[
+    "skerry-proto",
+    "skerry-telemetry",
+    "skerry-common",
+    "skerry-identity",
+    "skerry-sync",
+    "skerry-store",
+    "skerry-apimachinery",
+];
+const LAYER_3: &[&str] = &[
+    "skerry-proto",
+    "skerry-telemetry",
+    "skerry-common",
+    "skerry-identity",
+    "skerry-sync",
+    "skerry-store",
+    "skerry-apimachinery",
+    "skerry-rpc",
+];
+const CLOUD: &[&str] = &[
+    "skerry-proto",
+    "skerry-telemetry",
+    "skerry-common",
+    "skerry-identity",
+    "skerry-sync",
+    "skerry-apimachinery",
+    "skerry-rpc",
+];
+const TESTS: &[&str] = &[
+    "skerry-test-support",
+    "skerry-sim",
+    "skerry-gates",
+    "skerry-e2e",
+    "skerry-bench",
+];
+
+/// External crates that only these may use. Tests may use everything.
+const GUARDED: &[(&str, &[&str])] = &[
+    (
+        "kube",
+        &["skerry-edgecontroller", "skerry-controllers", "skerry"],
+    ),
+    ("rusqlite", &["skerry-store", "skerry-apiserver"]),
+    ("tonic-health", &["skerry-rpc"]),
+    ("tonic-reflection", &["skerry-rpc"]),
+    ("opentelemetry", &["skerry-telemetry"]),
+    ("tikv-jemallocator", &["skerry"]),
+];
+
+/// Crates that do no IO: they get none of these, so that a simulation can drive them.
+const SANS_IO: (&str, &[&str]) = (
+    "skerry-sync",
+    &[
+        "tokio",
+        "tokio-util",
+        "tokio-stream",
+        "rand",
+        "socket2",
+        "nix",
+        "hyper",
+        "jiff",
+    ],
+);
+
+#[test]
+fn every_crate_keeps_to_its_layer() -> anyhow::Result<()> {
+    let metadata = skerry_gates::metadata()?;
+    let allowed: BTreeMap<_, _> = ALLOWED.iter().copied().collect();
+    let members: BTreeSet<String> = metadata
+        .workspace_packages()
+        .iter()
+        .map(|package| package.name.to_string())
+        .collect();
+    let mut broken = Vec::new();
+    for package in metadata.workspace_packages() {
+        let name = package.name.as_str();
+        let Some(may) = allowed.get(name) else {
+            broken.push(format!("{name} has no line in the layer table"));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let used = dependency.name.as_str();
+            let in_tests = TESTS.contains(&used);
+            if dependency.kind == DependencyKind::Development {
+                if in_tests && used != "skerry-test-support" {
+                    broken.push(format!("{name} uses {used}: nobody depends on tests"));
+                }
+                continue;
+            }
+            if in_tests && !TESTS.contains(&name) {
+                broken.push(format!("{name} uses {used}: nobody depends on tests"));
+            }
+            if members.contains(used) && !may.contains(&used) && !may.contains(&"*") {
+                broken.push(format!("{name} may not use {used}"));
+            }
+            for (guarded, users) in GUARDED {
+                if used == *guarded && !users.contains(&name) && !TESTS.contains(&name) {
+                    broken.push(format!("{name} may not use {guarded}"));
+                }
+            }
+            if name == SANS_IO.0 && SANS_IO.1.contains(&used) {
+                broken.push(format!("{name} does no IO and may not use {used}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "layers:\n  {}", broken.join("\n  "));
+    Ok(())
+}
+
+#[test]
+fn the_table_names_only_crates_that_exist() -> anyhow::Result<()> {
+    let metadata = skerry_gates::metadata()?;
+    let members: BTreeSet<String> = metadata
+        .workspace_packages()
+        .iter()
+        .map(|package| package.name.to_string())
+        .collect();
+    for (name, _) in ALLOWED {
+        assert!(
+            members.contains(*name),
+            "{name} is in the table, not in the workspace"
+        );
+    }
+    Ok(())
+}

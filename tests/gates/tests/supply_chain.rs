@@ -1,0 +1,112 @@
+//! What we ship depends on nothing that deny.toml bans.
+//!
+//! `cargo deny` checks more (advisories, licences, sources) where it is installed; these bans hold
+//! everywhere, because each of them has hurt somebody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use cargo_metadata::semver::Version;
+
+/// Never in the graph, with the reason.
+const BANNED: &[(&str, &str)] = &[
+    ("openssl-sys", "TLS is rustls"),
+    ("native-tls", "TLS is rustls"),
+    ("rustls-pemfile", "unmaintained; rustls-pki-types reads PEM"),
+    ("serde_yaml", "unmaintained; use serde-saphyr"),
+    ("serde_yml", "unsound; use serde-saphyr"),
+    ("sqlx-sqlite", "a second libsqlite3; use rusqlite"),
+    ("ring", "the one crypto library is aws-lc-rs"),
+];
+/// Lowest versions: everything below has a known hole.
+const FLOORS: &[(&str, &str)] = &[
+    ("h2", "0.4.18"),
+    ("rustls-webpki", "0.103.13"),
+    ("aws-lc-sys", "0.39.0"),
+    ("tokio", "1.44.2"),
+];
+/// Two versions of these in one program do not know each other's types, connections or files.
+const SINGLE: &[&str] = &[
+    "tonic",
+    "prost",
+    "rustls",
+    "libsqlite3-sys",
+    "tokio",
+    "hyper",
+    "h2",
+    "kube",
+    "k8s-openapi",
+];
+/// Where packages may come from.
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+/// Packages that end up in a shipped program, as `name version`: normal and build dependencies of
+/// all members on this platform, with the features that are really on. (`cargo metadata` lists
+/// more: features that only another platform switches on.)
+fn shipped() -> anyhow::Result<BTreeMap<String, BTreeSet<Version>>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--locked", "--prefix", "none"])
+        .args(["--edges", "normal,build", "--format", "{p}"])
+        .current_dir(skerry_gates::root()?)
+        .output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "cargo tree: {errors}");
+    let mut found: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(version)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let version = version.trim_start_matches('v').parse()?;
+        found.entry(name.to_owned()).or_default().insert(version);
+    }
+    Ok(found)
+}
+
+#[test]
+fn nothing_banned_old_or_double_is_shipped() -> anyhow::Result<()> {
+    let shipped = shipped()?;
+    let mut broken = Vec::new();
+    for (name, why) in BANNED {
+        if let Some(versions) = shipped.get(*name) {
+            broken.push(format!("{name} {versions:?}: {why}"));
+        }
+    }
+    for (name, floor) in FLOORS {
+        let floor: Version = floor.parse()?;
+        for version in shipped.get(*name).into_iter().flatten() {
+            if *version < floor {
+                broken.push(format!("{name} {version}: at least {floor}"));
+            }
+        }
+    }
+    for name in SINGLE {
+        if let Some(versions) = shipped.get(*name)
+            && versions.len() > 1
+        {
+            broken.push(format!("{name} is there in several versions: {versions:?}"));
+        }
+    }
+    assert!(
+        shipped.len() > 50,
+        "the graph looks too small: {}",
+        shipped.len()
+    );
+    assert!(
+        broken.is_empty(),
+        "supply chain:\n  {}",
+        broken.join("\n  ")
+    );
+    Ok(())
+}
+
+#[test]
+fn every_package_comes_from_the_registry() -> anyhow::Result<()> {
+    let lock = std::fs::read_to_string(skerry_gates::root()?.join("Cargo.lock"))?;
+    for line in lock.lines() {
+        if let Some(source) = line.strip_prefix("source = ") {
+            assert_eq!(source.trim_matches('"'), REGISTRY, "Cargo.lock");
+        }
+    }
+    Ok(())
+}
