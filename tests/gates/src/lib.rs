@@ -15,14 +15,8 @@ use cargo_metadata::{Metadata, MetadataCommand};
 /// # Errors
 /// When this crate was moved, so that the root is not two directories up.
 pub fn root() -> anyhow::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()?;
-    anyhow::ensure!(
-        root.join("Cargo.lock").is_file(),
-        "no Cargo.lock in {}: was tests/gates moved?",
-        root.display()
-    );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    anyhow::ensure!(root.join("Cargo.lock").is_file(), "no Cargo.lock in {}: was tests/gates moved?", root.display());
     Ok(root)
 }
 
@@ -34,11 +28,7 @@ pub fn metadata() -> anyhow::Result<Metadata> {
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(root()?.join("Cargo.toml"))
-        .other_options(vec![
-            "--locked".into(),
-            "--filter-platform".into(),
-            platform,
-        ])
+        .other_options(vec!["--locked".into(), "--filter-platform".into(), platform])
         .exec()
         .context("run cargo metadata")
 }
@@ -60,10 +50,7 @@ pub fn files(extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
             }
             if path.is_dir() {
                 pending.push(path);
-            } else if extensions
-                .iter()
-                .any(|e| path.extension().is_some_and(|x| x == *e))
-            {
+            } else if extensions.iter().any(|e| path.extension().is_some_and(|x| x == *e)) {
                 found.push(path);
             }
         }
@@ -76,8 +63,5 @@ pub fn files(extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
 #[must_use]
 pub fn display(path: &Path) -> String {
     let root = root().unwrap_or_default();
-    path.strip_prefix(&root)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(&root).unwrap_or(path).display().to_string()
 }

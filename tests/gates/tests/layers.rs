@@ -68,20 +68,11 @@ const CLOUD: &[&str] = &[
     "skerry-apimachinery",
     "skerry-rpc",
 ];
-const TESTS: &[&str] = &[
-    "skerry-test-support",
-    "skerry-sim",
-    "skerry-gates",
-    "skerry-e2e",
-    "skerry-bench",
-];
+const TESTS: &[&str] = &["skerry-test-support", "skerry-sim", "skerry-gates", "skerry-e2e", "skerry-bench"];
 
 /// External crates that only these may use. Tests may use everything.
 const GUARDED: &[(&str, &[&str])] = &[
-    (
-        "kube",
-        &["skerry-edgecontroller", "skerry-controllers", "skerry"],
-    ),
+    ("kube", &["skerry-edgecontroller", "skerry-controllers", "skerry"]),
     ("rusqlite", &["skerry-store", "skerry-apiserver"]),
     ("tonic-health", &["skerry-rpc"]),
     ("tonic-reflection", &["skerry-rpc"]),
@@ -90,29 +81,15 @@ const GUARDED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that do no IO: they get none of these, so that a simulation can drive them.
-const SANS_IO: (&str, &[&str]) = (
-    "skerry-sync",
-    &[
-        "tokio",
-        "tokio-util",
-        "tokio-stream",
-        "rand",
-        "socket2",
-        "nix",
-        "hyper",
-        "jiff",
-    ],
-);
+const SANS_IO: (&str, &[&str]) =
+    ("skerry-sync", &["tokio", "tokio-util", "tokio-stream", "rand", "socket2", "nix", "hyper", "jiff"]);
 
 #[test]
 fn every_crate_keeps_to_its_layer() -> anyhow::Result<()> {
     let metadata = skerry_gates::metadata()?;
     let allowed: BTreeMap<_, _> = ALLOWED.iter().copied().collect();
-    let members: BTreeSet<String> = metadata
-        .workspace_packages()
-        .iter()
-        .map(|package| package.name.to_string())
-        .collect();
+    let members: BTreeSet<String> =
+        metadata.workspace_packages().iter().map(|package| package.name.to_string()).collect();
     let mut broken = Vec::new();
     for package in metadata.workspace_packages() {
         let name = package.name.as_str();
@@ -152,16 +129,10 @@ fn every_crate_keeps_to_its_layer() -> anyhow::Result<()> {
 #[test]
 fn the_table_names_only_crates_that_exist() -> anyhow::Result<()> {
     let metadata = skerry_gates::metadata()?;
-    let members: BTreeSet<String> = metadata
-        .workspace_packages()
-        .iter()
-        .map(|package| package.name.to_string())
-        .collect();
+    let members: BTreeSet<String> =
+        metadata.workspace_packages().iter().map(|package| package.name.to_string()).collect();
     for (name, _) in ALLOWED {
-        assert!(
-            members.contains(*name),
-            "{name} is in the table, not in the workspace"
-        );
+        assert!(members.contains(*name), "{name} is in the table, not in the workspace");
     }
     Ok(())
 }

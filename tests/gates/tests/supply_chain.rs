@@ -19,24 +19,10 @@ const BANNED: &[(&str, &str)] = &[
     ("ring", "the one crypto library is aws-lc-rs"),
 ];
 /// Lowest versions: everything below has a known hole.
-const FLOORS: &[(&str, &str)] = &[
-    ("h2", "0.4.18"),
-    ("rustls-webpki", "0.103.13"),
-    ("aws-lc-sys", "0.39.0"),
-    ("tokio", "1.44.2"),
-];
+const FLOORS: &[(&str, &str)] =
+    &[("h2", "0.4.18"), ("rustls-webpki", "0.103.13"), ("aws-lc-sys", "0.39.0"), ("tokio", "1.44.2")];
 /// Two versions of these in one program do not know each other's types, connections or files.
-const SINGLE: &[&str] = &[
-    "tonic",
-    "prost",
-    "rustls",
-    "libsqlite3-sys",
-    "tokio",
-    "hyper",
-    "h2",
-    "kube",
-    "k8s-openapi",
-];
+const SINGLE: &[&str] = &["tonic", "prost", "rustls", "libsqlite3-sys", "tokio", "hyper", "h2", "kube", "k8s-openapi"];
 /// Where packages may come from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
@@ -87,16 +73,8 @@ fn nothing_banned_old_or_double_is_shipped() -> anyhow::Result<()> {
             broken.push(format!("{name} is there in several versions: {versions:?}"));
         }
     }
-    assert!(
-        shipped.len() > 50,
-        "the graph looks too small: {}",
-        shipped.len()
-    );
-    assert!(
-        broken.is_empty(),
-        "supply chain:\n  {}",
-        broken.join("\n  ")
-    );
+    assert!(shipped.len() > 50, "the graph looks too small: {}", shipped.len());
+    assert!(broken.is_empty(), "supply chain:\n  {}", broken.join("\n  "));
     Ok(())
 }
 

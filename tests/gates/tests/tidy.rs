@@ -23,21 +23,9 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("\"/ho", "me/", "a path of one machine"),
     ("/wo", "rk/main", "a path of one machine"),
     ("/wo", "rk/shared", "a path of one machine"),
-    (
-        "Command::new(\"s",
-        "h\")",
-        "no shell: pass an argument vector",
-    ),
-    (
-        "Command::new(\"ba",
-        "sh\")",
-        "no shell: pass an argument vector",
-    ),
-    (
-        "Command::new(\"/bin/s",
-        "h\")",
-        "no shell: pass an argument vector",
-    ),
+    ("Command::new(\"s", "h\")", "no shell: pass an argument vector"),
+    ("Command::new(\"ba", "sh\")", "no shell: pass an argument vector"),
+    ("Command::new(\"/bin/s", "h\")", "no shell: pass an argument vector"),
 ];
 
 /// Generated code is compared with its source by a test of its own crate.
@@ -68,12 +56,7 @@ fn files_are_documented_short_and_finished() -> anyhow::Result<()> {
         }
     }
     lengths.sort_unstable();
-    let at = |part: usize| {
-        lengths
-            .get(lengths.len() * part / 100)
-            .copied()
-            .unwrap_or(0)
-    };
+    let at = |part: usize| lengths.get(lengths.len() * part / 100).copied().unwrap_or(0);
     println!(
         "{} files, {} lines; median {}, p90 {}, longest {}",
         lengths.len(),
@@ -83,10 +66,7 @@ fn files_are_documented_short_and_finished() -> anyhow::Result<()> {
         lengths.last().copied().unwrap_or(0)
     );
     if at(50) > MAX_MEDIAN_LINES {
-        broken.push(format!(
-            "median {} lines, at most {MAX_MEDIAN_LINES}",
-            at(50)
-        ));
+        broken.push(format!("median {} lines, at most {MAX_MEDIAN_LINES}", at(50)));
     }
     assert!(broken.is_empty(), "tidy:\n  {}", broken.join("\n  "));
     Ok(())
@@ -95,19 +75,13 @@ fn files_are_documented_short_and_finished() -> anyhow::Result<()> {
 #[test]
 fn nothing_unfinished_or_of_one_machine_is_committed() -> anyhow::Result<()> {
     let mut broken = Vec::new();
-    for path in files(&[
-        "rs", "toml", "md", "yaml", "yml", "proto", "service", "json",
-    ])? {
+    for path in files(&["rs", "toml", "md", "yaml", "yml", "proto", "service", "json"])? {
         let text = fs::read_to_string(&path)?;
         for (first, second, why) in FORBIDDEN {
             let needle = format!("{first}{second}");
             for (number, line) in text.lines().enumerate() {
                 if line.contains(&needle) {
-                    broken.push(format!(
-                        "{}:{}: {needle}: {why}",
-                        display(&path),
-                        number + 1
-                    ));
+                    broken.push(format!("{}:{}: {needle}: {why}", display(&path), number + 1));
                 }
             }
         }
@@ -120,8 +94,7 @@ fn nothing_unfinished_or_of_one_machine_is_committed() -> anyhow::Result<()> {
 fn every_crate_inherits_lints_and_versions() -> anyhow::Result<()> {
     let mut broken = Vec::new();
     for path in files(&["toml"])? {
-        if path.file_name().is_none_or(|n| n != "Cargo.toml") || path == root()?.join("Cargo.toml")
-        {
+        if path.file_name().is_none_or(|n| n != "Cargo.toml") || path == root()?.join("Cargo.toml") {
             continue;
         }
         let name = display(&path);
@@ -146,9 +119,7 @@ fn every_crate_inherits_lints_and_versions() -> anyhow::Result<()> {
                 && !line.contains("workspace = true")
                 && !line.starts_with('#')
             {
-                broken.push(format!(
-                    "{name}: `{line}`: versions are only in the root Cargo.toml"
-                ));
+                broken.push(format!("{name}: `{line}`: versions are only in the root Cargo.toml"));
             }
         }
     }
