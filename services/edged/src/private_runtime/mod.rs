@@ -13,6 +13,7 @@
 //!
 //! On crash the pods go on running; the next start adopts or removes them, as [`LeftOvers`] says.
 //! Dropping the value removes everything unless [`PrivateRuntime::detach`] was called.
+#![allow(clippy::disallowed_methods, reason = "std::thread::sleep: all of this runs on blocking threads or in drop")]
 
 mod image;
 mod render;
@@ -79,7 +80,7 @@ pub struct RuntimeOptions {
 impl RuntimeOptions {
     /// Options with the pause and the busybox image, a bridge `skerry0` and no packet filter rules.
     pub fn new(root: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
-        let pause = Image::pause("skerry.local/pause:1");
+        let pause = Image::pause("skerry.test/pause:1");
         Self {
             root: root.into(),
             state: state.into(),
@@ -88,7 +89,7 @@ impl RuntimeOptions {
             masquerade: false,
             host_ports: false,
             sandbox_image: pause.name.clone(),
-            images: vec![pause, Image::busybox("skerry.local/busybox:1")],
+            images: vec![pause, Image::busybox("skerry.test/busybox:1")],
             left_overs: LeftOvers::Adopt,
         }
     }
