@@ -11,6 +11,7 @@ mod names;
 pub mod drain;
 pub mod exit;
 pub mod kinds;
+pub mod process;
 pub mod shutdown;
 
 pub use backoff::Backoff;

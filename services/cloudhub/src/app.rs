@@ -1,0 +1,212 @@
+//! The hub as a whole: built, then run until told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_common::{chain, drain};
+use skerry_identity::{
+    CredentialOptions, CredentialPublisher, CredentialStore, CredentialWatch, RevocationPublisher, TrustDomain,
+};
+use skerry_proto::hub::v1::hub_server::HubServer;
+use skerry_proto::identity::v1::identity_server::IdentityServer;
+use skerry_proto::sync::v1::sink_server::SinkServer;
+use skerry_proto::sync::v1::source_server::SourceServer;
+use skerry_rpc::{Bound, Caller, Channel, ClientLimits, Listen, Policy, Server, ServerConfig, ServerLimits};
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::admin::HubAdmin;
+use crate::config::BULK_KINDS;
+use crate::join::Join;
+use crate::lane::Lane;
+use crate::metrics::Metrics;
+use crate::node_sink::NodeSink;
+use crate::node_source::{NodeSource, Shared};
+use crate::registry::Registry;
+use crate::report_lane::ReportLane;
+use crate::routes::Routes as KindRoutes;
+use crate::sessions::Sessions;
+use crate::usage::Usage;
+use crate::{Config, HubError};
+
+/// How often the credentials folder is looked at for a renewed certificate.
+const CREDENTIALS_LOOK: Duration = Duration::from_secs(30);
+
+/// A hub that is bound and does not serve yet.
+pub struct CloudHub {
+    bound: Bound,
+    lanes: Vec<Arc<Lane>>,
+    report_lanes: Vec<Arc<ReportLane>>,
+    registry: Registry,
+    shared: Arc<Shared>,
+    join: Join,
+    admin: HubAdmin,
+    credentials: Credentials,
+}
+
+/// The hub's own certificate, on disk and in use.
+struct Credentials {
+    store: CredentialStore,
+    publisher: CredentialPublisher,
+    watch: CredentialWatch,
+    generation: u64,
+}
+
+impl CloudHub {
+    /// Reads the credentials and binds the port. Nothing is accepted yet.
+    ///
+    /// # Errors
+    /// When the configuration, the credentials or the port cannot be used.
+    pub async fn build(config: Config, telemetry: &skerry_telemetry::Registry) -> Result<Self, HubError> {
+        config.validate()?;
+        let metrics = Metrics::new(telemetry);
+        let (revocations, list) = RevocationPublisher::new();
+        let mut options =
+            CredentialOptions::new(TrustDomain::parse(&config.trust_domain).map_err(HubError::Credentials)?);
+        options.revocations = list;
+        let credentials = Credentials::open(&config, options)?;
+        let sessions = Sessions::new(metrics.clone());
+        let totals = Arc::new(Usage::default());
+        let mut routes = KindRoutes::new();
+        let (mut lanes, mut report_lanes, mut registry_channel) = (Vec::new(), Vec::new(), None);
+        for source in &config.sources {
+            let limits = ClientLimits::default();
+            let channel = Channel::tcp(source.addresses.clone(), &source.name, credentials.watch.clone(), limits)
+                .map_err(|error| HubError::Source { name: source.name.clone(), source: error })?;
+            let lane = |bulk| {
+                let channel = channel.clone();
+                (Lane::new(&source.name, channel, totals.clone(), metrics.clone()), bulk)
+            };
+            for (lane, bulk) in [lane(false), lane(true)] {
+                let kinds = source.kinds.iter().filter(|kind| BULK_KINDS.contains(&kind.as_str()) == bulk);
+                let before = lanes.len();
+                for kind in kinds {
+                    routes.add_down(kind, lane.clone());
+                    if lanes.len() == before {
+                        lanes.push(lane.clone());
+                    }
+                }
+            }
+            if !source.reports.is_empty() {
+                let lane = ReportLane::new(&source.name, channel.clone());
+                source.reports.iter().for_each(|kind| routes.add_up(kind, lane.clone()));
+                report_lanes.push(lane);
+            }
+            if source.name == config.registry {
+                registry_channel = Some(channel);
+            }
+        }
+        let channel = registry_channel.ok_or_else(|| HubError::Config("the registry is not a source".to_owned()))?;
+        let server = ServerConfig::new("cloudhub", Listen::Tcp(config.listen), policy())
+            .tls(credentials.watch.clone())
+            .limits(ServerLimits::hub())
+            .metrics(skerry_rpc::Metrics::new(telemetry));
+        let bound = Server::bind(server).await.map_err(HubError::Serve)?;
+        let shared = Arc::new(Shared { routes, sessions: sessions.clone(), totals, metrics: metrics.clone() });
+        Ok(Self {
+            bound,
+            lanes,
+            report_lanes,
+            registry: Registry { hub: config.name.clone(), channel: channel.clone(), sessions, revocations },
+            join: Join::new(channel, metrics),
+            admin: HubAdmin { hub: config.name, shared: shared.clone() },
+            shared,
+            credentials,
+        })
+    }
+
+    /// The address that nodes connect to.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.bound.local_addr()
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When a part of the hub ended by itself.
+    pub async fn run(self, mut stop: drain::Watch) -> Result<(), HubError> {
+        let mut tasks = JoinSet::new();
+        for lane in self.lanes {
+            tasks.spawn(lane.run(stop.clone()));
+        }
+        for lane in self.report_lanes {
+            tasks.spawn(lane.run(stop.clone()));
+        }
+        tasks.spawn(self.registry.run(stop.clone()));
+        tasks.spawn(self.credentials.follow(stop.clone()));
+        let limit = skerry_rpc::limits::SYNC_MESSAGE_BYTES;
+        let source = SourceServer::new(NodeSource(self.shared.clone())).max_decoding_message_size(limit);
+        let sink = SinkServer::new(NodeSink(self.shared)).max_decoding_message_size(limit);
+        let routes = Routes::new(source)
+            .add_service(sink)
+            .add_service(IdentityServer::new(self.join))
+            .add_service(HubServer::new(self.admin));
+        let serve = self.bound.serve(routes, stop.clone());
+        tokio::pin!(serve);
+        let ended = tokio::select! {
+            served = &mut serve => served.map(drop).map_err(HubError::Serve),
+            Some(_) = tasks.join_next() => {
+                if stop.is_stopping() {
+                    serve.await.map(drop).map_err(HubError::Serve)
+                } else {
+                    Err(HubError::TaskEnded("relay"))
+                }
+            }
+        };
+        if ended.is_ok() {
+            drop(stop.stopped().await);
+        }
+        ended
+    }
+}
+
+impl Credentials {
+    fn open(config: &Config, options: CredentialOptions) -> Result<Self, HubError> {
+        let store = CredentialStore::open(&config.credentials).map_err(HubError::Credentials)?;
+        let loaded = store.load(&options.trust_domain, &options.clock);
+        for (path, error) in &loaded.rejected {
+            tracing::warn!(path = %path.display(), error = chain(error), "credentials not usable");
+        }
+        let Some((found, generation, _)) = loaded.newest else {
+            return Err(HubError::NoCredentials(config.credentials.display().to_string()));
+        };
+        let (publisher, watch) = CredentialWatch::channel(options).map_err(HubError::Credentials)?;
+        publisher.publish(found).map_err(HubError::Credentials)?;
+        Ok(Self { store, publisher, watch, generation })
+    }
+
+    /// Takes up what is written to the folder.
+    async fn follow(mut self, mut stop: drain::Watch) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(CREDENTIALS_LOOK) => {}
+                _ = stop.stopped() => return,
+            }
+            let (store, watch) = (self.store.clone(), self.watch.clone());
+            let load = move || store.load(watch.trust_domain(), watch.clock());
+            let Ok(loaded) = tokio::task::spawn_blocking(load).await else { continue };
+            if let Some((found, generation, _)) = loaded.newest
+                && generation != self.generation
+            {
+                match self.publisher.publish(found) {
+                    Ok(_) => {
+                        self.generation = generation;
+                        tracing::info!(generation, "credentials renewed");
+                    }
+                    Err(error) => tracing::error!(error = chain(&error), "new credentials not usable, keeping the old"),
+                }
+            }
+        }
+    }
+}
+
+/// Who may call what.
+fn policy() -> Policy {
+    Policy::new()
+        .allow("skerry.sync.v1.Source", &[Caller::Node])
+        .allow("skerry.sync.v1.Sink", &[Caller::Node])
+        .allow("skerry.identity.v1.Identity/Join", &[Caller::Anonymous])
+        .allow("skerry.identity.v1.Identity/Renew", &[Caller::Node])
+        .allow("skerry.hub.v1.Hub", &[Caller::Service("admin")])
+}

@@ -1,0 +1,43 @@
+//! `skerry-cloudhub`: one hub replica as a process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use skerry_cloudhub::{CloudHub, Config, HubError};
+use skerry_common::process::{self, Failure, ProcessOptions};
+use skerry_telemetry::{LogConfig, LogFormat};
+
+/// Ends the nodes' connections and relays them to the sources and sinks.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file (YAML)
+    #[arg(long, env = "SKERRY_CONFIG")]
+    config: PathBuf,
+    /// Address of the admin server
+    #[arg(long, default_value = "127.0.0.1:9091")]
+    admin: SocketAddr,
+    /// Log filter, as in info,skerry_cloudhub=debug
+    #[arg(long, env = "SKERRY_LOG")]
+    log: Option<String>,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
+    let log = LogConfig { format, filter: args.log, service: "cloudhub".to_owned() };
+    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+        let config: Config = skerry_common::load(&args.config)?;
+        let hub = CloudHub::build(config, &process.registry).await.map_err(|error| match error {
+            HubError::Config(_) => Failure::usage(error),
+            other => Failure::failed(other),
+        })?;
+        tracing::info!(address = ?hub.local_addr(), "hub listens");
+        hub.run(process.stop).await.map_err(Failure::failed)
+    })
+}

@@ -1,0 +1,182 @@
+//! One stream of reports to a sink, shared by all nodes.
+//!
+//! The lane sends what nodes report and returns each outcome to the node that it belongs to. When
+//! the stream breaks, the nodes' report streams on it end; a node reports again what it has not seen
+//! committed, so nothing is kept here.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use skerry_common::{Backoff, drain};
+use skerry_proto::sync::v1 as pb;
+use skerry_proto::sync::v1::sink_client::SinkClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::lane::PROTOCOL;
+
+/// Reports that wait for a sink, from all nodes together. Beyond it node streams wait.
+const SINK_QUEUE: usize = 1024;
+
+/// How long a sink may take to answer Hello.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts to reach a sink.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(3);
+
+/// What waits for a node's report stream.
+pub(crate) type ToReporter = Box<pb::Outcome>;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct ReportLane {
+    source: String,
+    channel: skerry_rpc::Channel,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reports: Option<mpsc::Sender<pb::ReportRequest>>,
+    routes: HashMap<Arc<str>, Registered>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Registered {
+    id: u64,
+    to: mpsc::Sender<ToReporter>,
+    lost: Arc<AtomicBool>,
+}
+
+/// A node's place on the lane; outcomes come as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Place {
+    lane: Arc<ReportLane>,
+    node: Arc<str>,
+    id: u64,
+    lost: Arc<AtomicBool>,
+}
+
+impl ReportLane {
+    pub(crate) fn new(source: &str, channel: skerry_rpc::Channel) -> Arc<Self> {
+        Arc::new(Self { source: source.to_owned(), channel, state: Mutex::default() })
+    }
+
+    /// Sends the node's outcomes to `to` from now on. An older place of the same node gets no more.
+    pub(crate) fn register(self: &Arc<Self>, node: &str, to: mpsc::Sender<ToReporter>) -> Place {
+        let mut state = self.lock();
+        state.next += 1;
+        let (id, node, lost) = (state.next, Arc::<str>::from(node), Arc::<AtomicBool>::default());
+        state.routes.insert(node.clone(), Registered { id, to, lost: lost.clone() });
+        Place { lane: self.clone(), node, id, lost }
+    }
+
+    /// The way to the sink, while it is connected.
+    pub(crate) fn sender(&self) -> Option<mpsc::Sender<pb::ReportRequest>> {
+        self.lock().reports.clone()
+    }
+
+    /// Keeps a stream to the sink until told to stop.
+    pub(crate) async fn run(self: Arc<Self>, mut stop: drain::Watch) {
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        loop {
+            let reason = tokio::select! {
+                reason = self.connect(&mut backoff) => reason,
+                _ = stop.stopped() => return,
+            };
+            tracing::warn!(source = self.source, reason, "report stream ended");
+            self.down();
+            tokio::select! {
+                () = tokio::time::sleep(backoff.jittered()) => {}
+                _ = stop.stopped() => return,
+            }
+        }
+    }
+
+    async fn connect(&self, backoff: &mut Backoff) -> String {
+        let (reports, queue) = mpsc::channel(SINK_QUEUE);
+        let hello = pb::Hello {
+            protocols: vec![PROTOCOL],
+            agent: format!("cloudhub/{}", skerry_telemetry::VERSION),
+            ..pb::Hello::default()
+        };
+        let hello = pb::ReportRequest { message: Some(pb::report_request::Message::Hello(hello)) };
+        if reports.try_send(hello).is_err() {
+            return "the queue is closed".to_owned();
+        }
+        let mut client = SinkClient::new(self.channel.clone())
+            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
+            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
+        let started = tokio::time::timeout(WELCOME_TIMEOUT, async {
+            let mut stream = client.report(ReceiverStream::new(queue)).await?.into_inner();
+            let first = stream.message().await?;
+            Ok::<_, tonic::Status>((stream, first))
+        });
+        let (mut stream, first) = match started.await {
+            Ok(Ok(started)) => started,
+            Ok(Err(status)) => return status.message().to_owned(),
+            Err(_) => return "no answer to hello".to_owned(),
+        };
+        match first.and_then(|first| first.message) {
+            Some(pb::report_response::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {}
+            other => return format!("expected welcome for protocol {PROTOCOL}, got {other:?}"),
+        }
+        backoff.reset();
+        self.lock().reports = Some(reports);
+        loop {
+            match stream.message().await {
+                Ok(Some(pb::ReportResponse { message: Some(pb::report_response::Message::Outcome(outcome)) })) => {
+                    self.deliver(outcome);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return "the sink ended the stream".to_owned(),
+                Err(status) => return status.message().to_owned(),
+            }
+        }
+    }
+
+    fn deliver(&self, mut outcome: pb::Outcome) {
+        let mut state = self.lock();
+        let Some(route) = state.routes.get(outcome.node.as_str()) else { return };
+        let node = std::mem::take(&mut outcome.node);
+        // A node that does not take its outcomes reports again on a new stream.
+        if route.to.try_send(Box::new(outcome)).is_err() {
+            route.lost.store(true, Ordering::Relaxed);
+            state.routes.remove(node.as_str());
+        }
+    }
+
+    fn down(&self) {
+        let mut state = self.lock();
+        state.reports = None;
+        for route in std::mem::take(&mut state.routes).into_values() {
+            route.lost.store(true, Ordering::Relaxed);
+            // Only to wake the stream; where the queue is full it is awake.
+            let _ = route.to.try_send(Box::default());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Whether outcomes were lost, because the sink is gone or the node did not take them.
+    pub(crate) fn lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.lane.lock();
+        if state.routes.get(&self.node).is_some_and(|route| route.id == self.id) {
+            state.routes.remove(&self.node);
+        }
+    }
+}
