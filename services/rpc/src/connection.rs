@@ -216,6 +216,13 @@ impl ConnState {
 pub struct ConnectionHandle(pub(crate) Arc<ConnState>);
 
 impl ConnectionHandle {
+    /// A handle of no connection, for tests of those who keep handles.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn detached() -> Self {
+        Self(Arc::new(ConnState::new(0, Clock::new())))
+    }
+
     /// Number of the connection in its server, for logs.
     #[must_use]
     pub fn id(&self) -> u64 {

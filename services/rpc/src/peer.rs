@@ -70,6 +70,14 @@ pub struct Peer {
     pub(crate) key_fingerprint: Option<Box<str>>,
 }
 
+impl Peer {
+    /// SHA-256 of the public key in the peer's certificate, in hex; `None` without a certificate.
+    #[must_use]
+    pub fn key_fingerprint(&self) -> Option<&str> {
+        self.key_fingerprint.as_deref()
+    }
+}
+
 /// The caller of a request.
 ///
 /// # Errors

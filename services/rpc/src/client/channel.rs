@@ -41,7 +41,7 @@ pub(super) struct Inner {
 
 enum Mode {
     Once(SendRequest<Body>),
-    Lazy(Reconnect),
+    Lazy(Box<Reconnect>),
 }
 
 impl Channel {
@@ -76,7 +76,7 @@ impl Channel {
     /// A channel that connects when it is first used, and again after a loss.
     #[must_use]
     pub fn lazy(target: &Target, limits: ClientLimits) -> Self {
-        let mode = Mode::Lazy(Reconnect::new(target.clone(), limits.clone()));
+        let mode = Mode::Lazy(Box::new(Reconnect::new(target.clone(), limits.clone())));
         Self::new(target, limits, mode)
     }
 

@@ -4,15 +4,15 @@
 //! ping is sent only while nothing comes *in*, but the server judges us by what we send.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Target;
-use super::channel::{Channel, Inner};
+use super::channel::Channel;
 use super::dial::{Dialled, dial};
 use crate::connection::{ConnState, Order};
 use crate::error::ConnectError;
@@ -73,7 +73,7 @@ pub async fn connect_once(target: &Target, limits: &ClientLimits) -> Result<Conn
     tokio::spawn(async move {
         let ended = tokio::select! {
             ended = http => ended,
-            never = heartbeats(heartbeat, &weak, &driven) => match never {},
+            never = heartbeats(heartbeat, &driven, || weak.upgrade().map(Channel::from_inner)) => match never {},
         };
         tell.send_replace(Some(reason(&driven, ended.err())));
     });
@@ -92,11 +92,12 @@ pub(super) fn reason(state: &ConnState, error: Option<hyper::Error>) -> CloseRea
     }
 }
 
-/// Sends a small request when nothing was sent for an interval although bytes came in.
+/// Sends a small request when nothing was sent for an interval although bytes came in. `channel` gives
+/// the channel while somebody uses it.
 pub(super) async fn heartbeats(
     interval: Option<Duration>,
-    channel: &Weak<Inner>,
     state: &ConnState,
+    channel: impl Fn() -> Option<Channel>,
 ) -> std::convert::Infallible {
     let Some(interval) = interval else { return std::future::pending().await };
     let mut ticks = tokio::time::interval(interval / 4);
@@ -110,11 +111,11 @@ pub(super) async fn heartbeats(
             (sent, sent_at) = (tx, now);
             received = state.rx.load(Relaxed);
         } else if now.duration_since(sent_at) >= interval * 3 / 4 && state.rx.load(Relaxed) != received {
-            let Some(channel) = channel.upgrade() else { continue };
+            let Some(channel) = channel() else { continue };
             sent_at = now;
             tokio::spawn(async move {
                 // The answer does not matter, only that something was sent.
-                let _ = Channel::from_inner(channel).heartbeat(interval).await;
+                let _ = channel.heartbeat(interval).await;
             });
         }
     }

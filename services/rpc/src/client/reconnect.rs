@@ -4,7 +4,7 @@
 //! connection that did not last, callers fail at once until the backoff is over, so that a server
 //! that is down costs nothing and is not stormed when it returns.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
@@ -15,7 +15,9 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::Target;
+use super::channel::Channel;
 use super::dial::{Dialled, dial};
+use super::once::{heartbeats, reason};
 use crate::limits::ClientLimits;
 
 type Attempt = Shared<BoxFuture<'static, Result<SendRequest<Body>, Status>>>;
@@ -85,20 +87,17 @@ impl Reconnect {
 
     /// Dials on a task of its own, so that a caller that gives up does not end it for the others.
     fn attempt(&self) -> Attempt {
-        let (target, limits, link) = (self.target.clone(), self.limits.clone(), Arc::downgrade(&self.link));
+        let (target, limits, weak) = (self.target.clone(), self.limits.clone(), Arc::downgrade(&self.link));
         let task = tokio::spawn(async move {
             let result = dial(&target, &limits).await;
             // Nobody uses the channel any more.
-            let Some(link) = link.upgrade() else { return Err(Status::cancelled("the channel is gone")) };
+            let Some(link) = weak.upgrade() else { return Err(Status::cancelled("the channel is gone")) };
             let mut link = lock(&link);
             match result {
-                Ok(Dialled { sender, http, .. }) => {
+                Ok(dialled) => {
+                    let sender = dialled.sender.clone();
                     link.state = State::Up { sender: sender.clone(), since: Instant::now() };
-                    tokio::spawn(async move {
-                        if let Err(error) = http.await {
-                            tracing::debug!(%target, error = crate::error::chain(&error), "connection failed");
-                        }
-                    });
+                    tokio::spawn(drive(target, limits, dialled, weak));
                     Ok(sender)
                 }
                 Err(error) => {
@@ -118,4 +117,19 @@ impl Reconnect {
         };
         wait.boxed().shared()
     }
+}
+
+/// Drives one connection to its end. Holds nothing that would keep it open.
+async fn drive(target: Target, limits: ClientLimits, dialled: Dialled, link: Weak<Mutex<Link>>) {
+    let Dialled { sender, http, state, address } = dialled;
+    drop(sender);
+    let channel = || match &lock(link.upgrade()?.as_ref()).state {
+        State::Up { sender, .. } => Some(Channel::once(&target, limits.clone(), sender.clone())),
+        _ => None,
+    };
+    let ended = tokio::select! {
+        ended = http => ended,
+        never = heartbeats(limits.keepalive.map(|(interval, _)| interval), &state, channel) => match never {},
+    };
+    tracing::debug!(address, reason = %reason(&state, ended.err()), "connection ended");
 }

@@ -37,6 +37,9 @@ struct Opened {
     key_fingerprint: Option<Box<str>>,
 }
 
+/// Why a handshake failed: the reason for the metrics, and a detail for the log.
+type Failure = (&'static str, String);
+
 impl Accepted {
     pub(super) fn start(self) {
         let shared = Arc::clone(&self.shared);
@@ -81,7 +84,7 @@ impl Accepted {
     }
 }
 
-async fn open(shared: &Shared, counted: Counted, origin: &Origin) -> Result<Opened, (&'static str, String)> {
+async fn open(shared: &Shared, counted: Counted, origin: &Origin) -> Result<Opened, Failure> {
     if let Some((uid, pid)) = origin.local {
         let identity = Identity::Local { uid, pid };
         return Ok(Opened { transport: Transport::Plain(counted), identity, key_fingerprint: None });
@@ -105,7 +108,7 @@ async fn open(shared: &Shared, counted: Counted, origin: &Origin) -> Result<Open
 fn who(
     tls: &CredentialWatch,
     chain: Option<&[rustls::pki_types::CertificateDer<'_>]>,
-) -> Result<(Identity, Option<Box<str>>), (&'static str, String)> {
+) -> Result<(Identity, Option<Box<str>>), Failure> {
     let Some(chain) = chain else { return Ok((Identity::Anonymous, None)) };
     let identity = skerry_identity::Identity::from_peer_certificates(chain, tls.trust_domain())
         .map_err(|error| ("identity", error.to_string()))?;
