@@ -53,6 +53,11 @@ impl Failure {
         self
     }
 
+    /// What and why, on one line, for the cause of another failure.
+    pub(crate) fn line(&self) -> String {
+        self.cause.as_ref().map_or_else(|| self.what.clone(), |cause| format!("{}: {cause}", self.what))
+    }
+
     /// Sets the exit code.
     pub(crate) fn code(mut self, code: u8) -> Self {
         self.code = code;

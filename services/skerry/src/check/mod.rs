@@ -59,6 +59,8 @@ impl Finding {
     }
 }
 
+pub(crate) use runtime::{SOCKETS, find as find_program, socket_path};
+
 /// Options of `skerry check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {

@@ -1,0 +1,85 @@
+//! Addresses, ports and directories that the commands agree on.
+//!
+//! README's port table is the same list for people; a test compares the two.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Result};
+
+/// Where a node keeps its state: credentials, configuration, store.
+pub(crate) const EDGE_DIR: &str = "/var/lib/skerry";
+/// Where `skerry up` keeps everything.
+pub(crate) const UP_DIR: &str = ".skerry";
+/// The node's configuration, in its directory. Written last by `join`: with it the node is complete.
+pub(crate) const EDGE_CONFIG: &str = "edge.yaml";
+/// The node's credentials, in its directory.
+pub(crate) const EDGE_CREDENTIALS: &str = "credentials";
+/// edgehub's socket for the services of its node, in its directory.
+pub(crate) const EDGE_SOCKET: &str = "edgehub.sock";
+/// edgehub's store, in its directory.
+pub(crate) const EDGE_STORE: &str = "store.db";
+/// Name of the kubeconfig in the directory of `up`.
+pub(crate) const KUBECONFIG: &str = "kubeconfig";
+/// Namespace of everything that Skerry keeps in the cluster.
+pub(crate) const NAMESPACE: &str = "skerry-system";
+/// Trust domain of `up`.
+pub(crate) const TRUST_DOMAIN: &str = "skerry.local";
+/// Node that `up` makes.
+pub(crate) const UP_NODE: &str = "edge-1";
+
+/// cloudhub's port for nodes.
+pub(crate) const HUB_PORT: u16 = 10000;
+/// The embedded API server's port.
+pub(crate) const APISERVER_PORT: u16 = 16443;
+/// edgecontroller's port for cloudhub.
+pub(crate) const EDGECONTROLLER_PORT: u16 = 10100;
+/// Admin port of cloudhub.
+pub(crate) const HUB_ADMIN_PORT: u16 = 9091;
+/// Admin port of edgecontroller.
+pub(crate) const EDGECONTROLLER_ADMIN_PORT: u16 = 9092;
+/// Admin port of the embedded API server.
+pub(crate) const APISERVER_ADMIN_PORT: u16 = 9093;
+/// Admin port of the embedded controllers.
+pub(crate) const CONTROLLERS_ADMIN_PORT: u16 = 9094;
+/// Admin port of the node's services.
+pub(crate) const EDGE_ADMIN_PORT: u16 = 9095;
+
+/// An address of this machine only.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// The path from the root: other processes run in other directories.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::new(format!("cannot find {}", path.display())).because(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_ports_are_those_of_the_readme() {
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+        let table: Vec<&str> = readme.lines().filter(|l| l.starts_with("| ") && l.contains(" | ")).collect();
+        for (process, address) in [
+            ("cloudhub", format!("0.0.0.0:{HUB_PORT}")),
+            ("cloudhub", loopback(HUB_ADMIN_PORT).to_string()),
+            ("edgecontroller", loopback(EDGECONTROLLER_PORT).to_string()),
+            ("edgecontroller", loopback(EDGECONTROLLER_ADMIN_PORT).to_string()),
+            ("apiserver", loopback(APISERVER_PORT).to_string()),
+            ("apiserver", loopback(APISERVER_ADMIN_PORT).to_string()),
+            ("controllers", loopback(CONTROLLERS_ADMIN_PORT).to_string()),
+            ("edgehub", format!("<data-dir>/{EDGE_SOCKET}")),
+            ("edge", loopback(EDGE_ADMIN_PORT).to_string()),
+        ] {
+            assert!(
+                table.iter().any(|l| l.starts_with(&format!("| {process} ")) && l.contains(&format!("| {address} |"))),
+                "{process} {address} is not in README's port table"
+            );
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What `up` was asked for: written once, read by `up`, `down`, `status` and the services it starts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Context as _, Result};
+use crate::places;
+use crate::process::write_atomically;
+
+const FILE: &str = "up.json";
+
+/// Ports of a system that `up` starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ports {
+    /// Address that nodes connect to.
+    pub(crate) hub: SocketAddr,
+    /// The embedded API server.
+    pub(crate) apiserver: SocketAddr,
+    /// edgecontroller, for cloudhub.
+    pub(crate) edgecontroller: SocketAddr,
+    /// Admin servers: cloudhub, edgecontroller, apiserver, controllers, edge.
+    pub(crate) admin: [SocketAddr; 5],
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        use places::{
+            APISERVER_ADMIN_PORT, APISERVER_PORT, CONTROLLERS_ADMIN_PORT, EDGE_ADMIN_PORT, EDGECONTROLLER_ADMIN_PORT,
+            EDGECONTROLLER_PORT, HUB_ADMIN_PORT, HUB_PORT, loopback,
+        };
+        Self {
+            hub: SocketAddr::from(([0, 0, 0, 0], HUB_PORT)),
+            apiserver: loopback(APISERVER_PORT),
+            edgecontroller: loopback(EDGECONTROLLER_PORT),
+            admin: [
+                HUB_ADMIN_PORT,
+                EDGECONTROLLER_ADMIN_PORT,
+                APISERVER_ADMIN_PORT,
+                CONTROLLERS_ADMIN_PORT,
+                EDGE_ADMIN_PORT,
+            ]
+            .map(loopback),
+        }
+    }
+}
+
+impl Ports {
+    /// All ports counted up from `base`: for a second system on the same machine.
+    pub(crate) fn from_base(base: u16) -> Self {
+        let at = |offset: u16| places::loopback(base.saturating_add(offset));
+        Self {
+            hub: at(0),
+            apiserver: at(1),
+            edgecontroller: at(2),
+            admin: [at(3), at(4), at(5), at(6), at(7)],
+        }
+    }
+
+    /// How this machine reaches the hub.
+    pub(crate) fn local_hub(&self) -> SocketAddr {
+        if self.hub.ip().is_unspecified() { places::loopback(self.hub.port()) } else { self.hub }
+    }
+}
+
+/// What `up` was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    /// Every service as its own process.
+    pub(crate) processes: bool,
+    /// A CRI socket that was given; without it there is a private runtime.
+    pub(crate) runtime_endpoint: Option<String>,
+    /// Without a node.
+    pub(crate) cloud_only: bool,
+    /// Name of the node.
+    pub(crate) node: String,
+    /// Where everything listens.
+    pub(crate) ports: Ports,
+}
+
+impl State {
+    /// Reads it; `None` when there is none.
+    pub(crate) fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(dir.join(FILE)).ok()?).ok()
+    }
+
+    /// Writes it.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(self).or_fail(|| "cannot write up.json".into())?;
+        write_atomically(&dir.join(FILE), &bytes, 0o644)
+    }
+}

@@ -1,0 +1,151 @@
+//! The steps of `skerry up`, in order.
+//!
+//! Each one waits until what it needs is there, and is safe to repeat.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::api::Api;
+use kube::{Client, ResourceExt as _};
+use skerry_common::NodeName;
+use skerry_identity::TokenRequest;
+
+use super::state::State;
+use super::{UpArgs, example, units, wait};
+use crate::failure::{Failure, Result};
+use crate::join::{self, JoinArgs};
+use crate::supervise::Places;
+use crate::ui::{self, Steps};
+use crate::{cluster, kubernetes, places, runtime};
+
+/// The token of the node of `up` is used at once.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// All of them.
+pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mut Steps) -> Result<()> {
+    if !state.cloud_only && state.runtime_endpoint.is_none() {
+        units::runtime(found)?;
+    }
+    units::control_plane(found, state)?;
+    let client = control_plane(found).await?;
+    steps.done(format!("Kubernetes API at https://{}", state.ports.apiserver));
+
+    if state.processes {
+        cluster::prepare(&client, &found.dir).await?;
+        units::cloud(found, state)?;
+    }
+    let [hub, edgecontroller, ..] = state.ports.admin;
+    for admin in [edgecontroller, hub] {
+        wait::until(async || wait::is_ready(admin).await.then_some(())).await;
+    }
+    steps.done(format!("edgecontroller, and cloudhub for nodes at {}", state.ports.hub));
+
+    if !state.cloud_only {
+        node(found, state, &client, steps).await?;
+    }
+    if !args.example.is_empty() {
+        examples(args, &client, steps).await?;
+    }
+    next(args, found);
+    Ok(())
+}
+
+async fn control_plane(found: &Places) -> Result<Client> {
+    let file = found.dir.join(places::KUBECONFIG);
+    Ok(wait::until(async || {
+        // Written by the API server at its start; until then there is nothing to ask.
+        let client = kubernetes::client(&file).await.ok()?;
+        client.apiserver_version().await.ok()?;
+        Some(client)
+    })
+    .await)
+}
+
+async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps) -> Result<()> {
+    let data_dir = found.dir.join("edge");
+    let endpoint = match &state.runtime_endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => {
+            let ready = found.dir.join(runtime::READY);
+            wait::until(async || ready.exists().then_some(())).await;
+            steps.done("private containerd with the images of the example");
+            format!("unix://{}", runtime::options(&found.dir).socket().display())
+        }
+    };
+    if !data_dir.join(places::EDGE_CONFIG).exists() {
+        let name = NodeName::parse(&state.node)
+            .map_err(|error| Failure::usage(format!("{:?} is not a node name", state.node)).because(&error))?;
+        let request = TokenRequest {
+            lifetime: TOKEN_LIFETIME,
+            uses: 1,
+            labels: BTreeMap::from([("node-role.kubernetes.io/edge".into(), String::new())]),
+            node: Some(name),
+        };
+        let (token, _) = cluster::create_token(client, request).await?;
+        steps.done(format!("join token {} for {}", token.id(), state.node));
+        let args = JoinArgs {
+            hub: vec![state.ports.local_hub().to_string()],
+            token: token.reveal(),
+            node_name: Some(state.node.clone()),
+            labels: Vec::new(),
+            taints: Vec::new(),
+            runtime_endpoint: Some(endpoint),
+            data_dir,
+            admin_listen: state.ports.admin[4],
+            no_start: true,
+            skip_checks: true,
+        };
+        join::join(&args, steps).await?;
+    }
+    units::edge(found, state)?;
+    let nodes: Api<Node> = Api::all(client.clone());
+    wait::until(async || {
+        let node = nodes.get_opt(&state.node).await.ok()??;
+        let conditions = node.status.as_ref()?.conditions.as_ref()?;
+        conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
+    })
+    .await;
+    steps.done(format!("node {} is Ready", state.node));
+    Ok(())
+}
+
+async fn examples(args: &UpArgs, client: &Client, steps: &mut Steps) -> Result<()> {
+    let mut workloads = Vec::new();
+    for folder in &args.example {
+        workloads.extend(example::apply(client, folder).await?);
+        steps.done(format!("{} applied", folder.display()));
+    }
+    let count = example::ready(client, &workloads, Duration::from_secs(args.timeout)).await?;
+    steps.done(format!("{count} pods are Running and ready"));
+    for pod in example::pods(client, &workloads).await? {
+        let status = pod.status.clone().unwrap_or_default();
+        ui::line(format!(
+            "    {}/{}   {}   {}   {}",
+            pod.namespace().unwrap_or_default(),
+            pod.name_any(),
+            status.phase.unwrap_or_default(),
+            pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default(),
+            status.pod_ip.unwrap_or_default(),
+        ));
+    }
+    Ok(())
+}
+
+/// What to try next.
+fn next(args: &UpArgs, found: &Places) {
+    let program = std::env::args().next().unwrap_or_else(|| "skerry".into());
+    let kubeconfig = args.dir.join(places::KUBECONFIG);
+    let kubeconfig = kubeconfig.display();
+    let is_default = args.dir == std::path::Path::new(places::UP_DIR);
+    let flag = if is_default { String::new() } else { format!(" --kubeconfig {kubeconfig}") };
+    let down = if is_default { "make down".to_owned() } else { format!("{program} down --dir {}", args.dir.display()) };
+    ui::line(format!("
+kubeconfig: {}
+try:
+  kubectl --kubeconfig {kubeconfig} get pods -A -o wide
+  kubectl --kubeconfig {kubeconfig} get events -A
+  {program} status{flag}
+  {program} net{flag}
+  {down}", found.dir.join(places::KUBECONFIG).display()));
+}
