@@ -1,0 +1,79 @@
+//! Configuration of the edge end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use skerry_common::{NodeName, kinds};
+
+/// Kinds that the node's services need at once: pods and what they refer to.
+pub(crate) const CONTROL_KINDS: [&str; 9] = [
+    kinds::POD,
+    kinds::CONFIG_MAP,
+    kinds::SECRET,
+    kinds::NODE,
+    kinds::NAMESPACE,
+    kinds::SERVICE_ACCOUNT_TOKEN,
+    kinds::PERSISTENT_VOLUME,
+    kinds::PERSISTENT_VOLUME_CLAIM,
+    kinds::RUNTIME_CLASS,
+];
+
+/// Kinds that may be many and are never urgent. They have a stream of their own.
+pub(crate) const BULK_KINDS: [&str; 2] = [kinds::SERVICE, kinds::ENDPOINT_SLICE];
+
+/// Configuration of EdgeHub, as in its YAML file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// The node's name; the certificate must carry the same.
+    pub node_name: NodeName,
+    /// Addresses of the hub, `host:port`; more than one for replicas.
+    pub hubs: Vec<String>,
+    /// The trust domain of the system.
+    pub trust_domain: String,
+    /// Folder of the node's certificate.
+    pub credentials: PathBuf,
+    /// Folder of the store.
+    pub store: PathBuf,
+    /// Whether the node wants Services and EndpointSlices.
+    #[serde(default = "yes")]
+    pub services: bool,
+    /// Waits of the reconnect loop; only tests change them.
+    #[serde(skip)]
+    pub times: LinkTimes,
+}
+
+/// Where EdgeHub serves the services of its node.
+#[derive(Debug)]
+pub enum Listen {
+    /// A unix socket that only its owner may use.
+    Socket(PathBuf),
+    /// In this process.
+    Pipe(skerry_rpc::PipeListener),
+}
+
+/// Waits of the reconnect loop.
+#[derive(Debug, Clone)]
+pub struct LinkTimes {
+    /// First ceiling of the wait between attempts.
+    pub retry_min: Duration,
+    /// Last ceiling.
+    pub retry_max: Duration,
+    /// A connection that lasted this long starts the waits from the beginning.
+    pub stable_after: Duration,
+}
+
+impl Default for LinkTimes {
+    fn default() -> Self {
+        Self {
+            retry_min: Duration::from_millis(200),
+            retry_max: Duration::from_secs(30),
+            stable_after: Duration::from_secs(60),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}

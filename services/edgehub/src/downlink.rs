@@ -1,0 +1,255 @@
+//! One stream of subscriptions to the hub: what comes down is stored, then acknowledged.
+//!
+//! Runs as part of a session's task, once for control kinds and once for bulk kinds. Deltas of a stream
+//! are committed in the order in which they came. What breaks the protocol ends the session and
+//! changes nothing. A subscription that the hub closes because a source is away is opened again, after
+//! a wait with jitter, with what the node holds then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_common::{Backoff, Key};
+use skerry_proto::sync::v1 as pb;
+use skerry_proto::sync::v1::source_client::SourceClient;
+use skerry_proto::sync::v1::subscribe_request::Message as Down;
+use skerry_proto::sync::v1::subscribe_response::Message as M;
+use skerry_store::{Change, StoreError};
+use skerry_sync::{Apply, Subscriber, SubscriptionId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::body;
+use crate::error::SessionError;
+use crate::objects::Objects;
+use crate::uplink::Session;
+
+/// Requests that wait for the stream: acknowledgements and the opening lists.
+const REQUEST_QUEUE: usize = 32;
+
+/// How long the hub may take to answer Hello.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits before a closed subscription is opened again.
+const REOPEN_MIN: Duration = Duration::from_millis(200);
+const REOPEN_MAX: Duration = Duration::from_secs(5);
+
+/// Wait before a subscription is opened again that the hub refused, or that did not fit into the store.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
+
+/// The protocol version that this node speaks.
+pub(crate) const PROTOCOL: u32 = 1;
+
+struct Subscription {
+    kind: &'static str,
+    subscriber: Subscriber,
+    backoff: Backoff,
+    reopen_at: Option<Instant>,
+}
+
+/// See the module documentation.
+pub(crate) struct Downlink {
+    objects: Arc<Objects>,
+    requests: mpsc::Sender<pb::SubscribeRequest>,
+    subscriptions: Vec<Subscription>,
+    metrics: crate::metrics::Metrics,
+}
+
+impl Downlink {
+    /// Runs the stream until it ends. `welcomed` is called when the hub has answered.
+    pub(crate) async fn run(
+        session: &Session,
+        objects: Arc<Objects>,
+        kinds: &[&'static str],
+        metrics: crate::metrics::Metrics,
+        welcomed: impl FnOnce(),
+    ) -> Result<std::convert::Infallible, SessionError> {
+        let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
+        let _ = requests.try_send(request(Down::Hello(session.hello())));
+        let mut client = SourceClient::new(session.channel())
+            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
+            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
+        let start = async {
+            let mut stream = client.subscribe(ReceiverStream::new(queue)).await?.into_inner();
+            let first = stream.message().await?;
+            Ok::<_, tonic::Status>((stream, first.and_then(|first| first.message)))
+        };
+        let (mut stream, first) =
+            tokio::time::timeout(WELCOME_TIMEOUT, start).await.map_err(|_| SessionError::Timeout("hello"))??;
+        match first {
+            Some(M::Welcome(welcome)) if welcome.protocol == PROTOCOL => {}
+            Some(M::Closed(closed)) if closed.code() == pb::CloseCode::StaleSession => {
+                return Err(SessionError::Stale { newest: closed.newest_session });
+            }
+            other => return Err(SessionError::Unexpected { got: name(other.as_ref()), expected: "welcome" }),
+        }
+        welcomed();
+        let subscriptions = (1..).zip(kinds).map(|(id, kind)| Subscription {
+            kind,
+            subscriber: Subscriber::new(SubscriptionId(id), *kind, Default::default()),
+            backoff: Backoff::new(REOPEN_MIN, REOPEN_MAX),
+            reopen_at: Some(Instant::now()),
+        });
+        let mut downlink = Self { objects, requests, subscriptions: subscriptions.collect(), metrics };
+        loop {
+            let wake = downlink.open_due().await?;
+            tokio::select! {
+                message = stream.message() => match message? {
+                    Some(pb::SubscribeResponse { message: Some(message) }) => downlink.handle(message).await?,
+                    Some(_) => return Err(SessionError::Unexpected { got: "nothing", expected: "a message" }),
+                    None => return Err(SessionError::Ended("the hub ended the stream".to_owned())),
+                },
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Opens the subscriptions whose time has come; returns when the next one's comes.
+    async fn open_due(&mut self) -> Result<Option<Instant>, SessionError> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for subscription in &mut self.subscriptions {
+            match subscription.reopen_at {
+                Some(at) if at <= now => {
+                    subscription.reopen_at = None;
+                    let held = self.objects.held(subscription.kind);
+                    for message in subscription.subscriber.open("", 0, "", held) {
+                        send(&self.requests, message).await?;
+                    }
+                }
+                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                None => {}
+            }
+        }
+        Ok(next)
+    }
+
+    async fn handle(&mut self, message: M) -> Result<(), SessionError> {
+        match message {
+            M::Delta(delta) => {
+                let subscription = find(&mut self.subscriptions, delta.subscription)?;
+                let apply = subscription.subscriber.delta(delta)?;
+                let answer = commit(&self.objects, &self.metrics, subscription, apply).await?;
+                send(&self.requests, request(answer)).await?;
+                self.sync_mark_settled().await
+            }
+            M::InSync(mark) => {
+                let subscription = find(&mut self.subscriptions, mark.subscription)?;
+                subscription.subscriber.in_sync(mark)?;
+                subscription.backoff.reset();
+                self.sync_mark_settled().await
+            }
+            M::Closed(closed) => self.closed(&closed),
+            M::Welcome(_) => Err(SessionError::Unexpected { got: "welcome", expected: "a delta" }),
+        }
+    }
+
+    /// Writes down which kinds are complete now.
+    async fn sync_mark_settled(&mut self) -> Result<(), SessionError> {
+        for subscription in &self.subscriptions {
+            if subscription.subscriber.is_in_sync() {
+                self.objects.completed(subscription.kind).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, closed: &pb::Closed) -> Result<(), SessionError> {
+        let code = closed.code();
+        if code == pb::CloseCode::StaleSession {
+            return Err(SessionError::Stale { newest: closed.newest_session });
+        }
+        let subscription = find(&mut self.subscriptions, closed.subscription)?;
+        let wait = match code {
+            pb::CloseCode::Unavailable | pb::CloseCode::Unspecified | pb::CloseCode::Protocol => {
+                subscription.backoff.jittered()
+            }
+            _ => REFUSED_WAIT,
+        };
+        tracing::debug!(kind = subscription.kind, ?code, reason = closed.reason, "subscription closed by the hub");
+        subscription.reopen_at = Some(Instant::now() + wait);
+        Ok(())
+    }
+}
+
+/// Commits a delta and makes its answer.
+async fn commit(
+    objects: &Objects,
+    metrics: &crate::metrics::Metrics,
+    subscription: &mut Subscription,
+    apply: Apply,
+) -> Result<Down, SessionError> {
+    let mut failures: Vec<(Key, String)> = Vec::new();
+    let mut changes = Vec::with_capacity(apply.changes.len());
+    for change in apply.changes {
+        match change {
+            skerry_sync::Change::Delete { key } => changes.push(Change::Delete { key }),
+            skerry_sync::Change::Upsert { key, version, body, encoding, .. } => {
+                match body::check(&key, &body, encoding) {
+                    Ok(uid) => changes.push(Change::Upsert { key, uid: uid.into(), version, body, encoding }),
+                    Err(error) => {
+                        metrics.bodies_refused.inc();
+                        failures.push((key, skerry_common::chain(&error)));
+                    }
+                }
+            }
+        }
+    }
+    let keys: Vec<Key> = changes
+        .iter()
+        .map(|change| match change {
+            Change::Upsert { key, .. } | Change::Delete { key } => key.clone(),
+        })
+        .collect();
+    match objects.apply(subscription.kind, changes).await {
+        Ok(()) => objects.link.store_problem(""),
+        Err(StoreError::Full { reason: limit }) => {
+            let reason = format!("the node's store is full: {limit}");
+            objects.link.store_problem(&reason);
+            failures.extend(keys.into_iter().map(|key| (key, reason.clone())));
+            // Asked for again when there may be room.
+            subscription.reopen_at = Some(Instant::now() + REFUSED_WAIT);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(if failures.is_empty() {
+        Down::Ack(subscription.subscriber.committed(apply.nonce))
+    } else {
+        tracing::warn!(kind = subscription.kind, objects = failures.len(), "objects refused");
+        Down::Nack(subscription.subscriber.refused(apply.nonce, failures))
+    })
+}
+
+fn find(subscriptions: &mut [Subscription], id: u64) -> Result<&mut Subscription, SessionError> {
+    let found = subscriptions.iter_mut().find(|subscription| subscription.subscriber.id().0 == id);
+    found.ok_or(SessionError::Unexpected { got: "an unknown subscription", expected: "one of ours" })
+}
+
+async fn send(
+    requests: &mpsc::Sender<pb::SubscribeRequest>,
+    request: pb::SubscribeRequest,
+) -> Result<(), SessionError> {
+    requests.send(request).await.map_err(|_| SessionError::Ended("the stream takes no more".to_owned()))
+}
+
+fn request(message: Down) -> pb::SubscribeRequest {
+    pb::SubscribeRequest { message: Some(message) }
+}
+
+fn name(message: Option<&M>) -> &'static str {
+    match message {
+        Some(M::Welcome(_)) => "a welcome for another protocol",
+        Some(M::Delta(_)) => "a delta",
+        Some(M::InSync(_)) => "a sync mark",
+        Some(M::Closed(_)) => "a refusal",
+        None => "nothing",
+    }
+}
+
+/// Sleeps until the instant, or for ever.
+pub(crate) async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,218 @@
+//! The outbox, and the stream that empties it.
+//!
+//! A report enters with [`Outbox::put`], which returns when it is on disk, and leaves when the cloud
+//! has committed or rejected it. The stream exists only while there is something to report: an idle
+//! node costs the hub one stream less. It ends with its session, and everything in flight is pending
+//! again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use skerry_proto::sync::v1 as pb;
+use skerry_proto::sync::v1::report_request::Message as Up;
+use skerry_proto::sync::v1::report_response::Message as M;
+use skerry_proto::sync::v1::sink_client::SinkClient;
+use skerry_store::{Report, Store, StoreError};
+use skerry_sync::{Outcome, Reporter, Settled};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::downlink::sleep_until;
+use crate::error::SessionError;
+use crate::metrics::Metrics;
+use crate::uplink::Session;
+
+/// Reports that wait for the stream.
+const REPORT_QUEUE: usize = 16;
+
+/// Reports that are read from the store at a time when the process starts.
+const LOAD_BATCH: usize = 1000;
+
+/// The stream is closed when nothing was reported for so long.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// How long the hub may take to answer Hello.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    store: Store,
+    reporter: Mutex<Reporter>,
+    changed: Notify,
+    started: Instant,
+    metrics: Metrics,
+}
+
+impl Outbox {
+    /// Reads which reports wait.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn load(store: Store, metrics: Metrics) -> Result<Arc<Self>, StoreError> {
+        let mut reporter = Reporter::new(skerry_sync::limits::WINDOW_REPORTS);
+        let mut after = 0;
+        loop {
+            let page = store.pending(after, LOAD_BATCH).await?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            for pending in &page {
+                reporter.offer(pending.id);
+            }
+        }
+        let reporter = Mutex::new(reporter);
+        Ok(Arc::new(Self { store, reporter, changed: Notify::new(), started: Instant::now(), metrics }))
+    }
+
+    /// Takes a report; it is durable when this returns.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub(crate) async fn put(&self, report: Report) -> Result<(), StoreError> {
+        let put = self.store.enqueue(report).await?;
+        let mut reporter = self.lock();
+        if let Some(older) = put.superseded {
+            reporter.superseded(older);
+        }
+        reporter.offer(put.id);
+        drop(reporter);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// How many reports wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Empties the outbox over one session, until the session ends.
+    pub(crate) async fn run(&self, session: &Session) -> Result<std::convert::Infallible, SessionError> {
+        // Whatever was in flight on an earlier session is pending again, also when this is cancelled.
+        let _reset = Reset(self);
+        loop {
+            let Some(first) = self.next() else {
+                let wake = self.wake_at();
+                tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = sleep_until(wake) => {}
+                }
+                continue;
+            };
+            self.stream(session, first).await?;
+            self.lock().disconnected();
+        }
+    }
+
+    /// One stream, from its first report until there was nothing to report for a while.
+    async fn stream(&self, session: &Session, first: u64) -> Result<(), SessionError> {
+        let (reports, queue) = mpsc::channel(REPORT_QUEUE);
+        let _ = reports.try_send(request(Up::Hello(session.hello())));
+        let mut client = SinkClient::new(session.channel())
+            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
+            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
+        let start = async {
+            let mut stream = client.report(ReceiverStream::new(queue)).await?.into_inner();
+            let first = stream.message().await?;
+            Ok::<_, tonic::Status>((stream, first.and_then(|first| first.message)))
+        };
+        let (mut stream, welcome) =
+            tokio::time::timeout(WELCOME_TIMEOUT, start).await.map_err(|_| SessionError::Timeout("hello"))??;
+        if !matches!(welcome, Some(M::Welcome(_))) {
+            return Err(SessionError::Unexpected { got: "another message", expected: "welcome" });
+        }
+        let mut reports = Some(reports);
+        let mut due = Some(first);
+        loop {
+            if let Some(sender) = &reports {
+                while let Some(id) = due.take().or_else(|| self.next()) {
+                    if let Some(message) = self.read(id).await? {
+                        let sent = sender.send(request(Up::Report(message))).await;
+                        sent.map_err(|_| SessionError::Ended("the stream takes no more".to_owned()))?;
+                    }
+                }
+            }
+            let idle = self.lock().in_flight_len() == 0 && reports.is_some();
+            tokio::select! {
+                message = stream.message() => match message? {
+                    Some(pb::ReportResponse { message: Some(M::Outcome(outcome)) }) => self.settle(outcome).await?,
+                    Some(_) => return Err(SessionError::Unexpected { got: "another message", expected: "an outcome" }),
+                    // We ended it, or the hub did and everything in flight is pending again.
+                    None => return Ok(()),
+                },
+                () = self.changed.notified(), if reports.is_some() => {}
+                () = sleep_until(self.wake_at()), if reports.is_some() => {}
+                () = tokio::time::sleep(IDLE), if idle => reports = None,
+            }
+        }
+    }
+
+    /// The next report to send.
+    fn next(&self) -> Option<u64> {
+        let now = self.now_ms();
+        self.lock().next(now)
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.lock().wake_at().map(|at| self.started + Duration::from_millis(at))
+    }
+
+    async fn read(&self, id: u64) -> Result<Option<pb::Report>, SessionError> {
+        let pending = self.store.pending(id.saturating_sub(1), 1).await?;
+        let Some(report) = pending.into_iter().find(|pending| pending.id == id).map(|pending| pending.report) else {
+            // Replaced or dropped while it waited here.
+            self.lock().superseded(id);
+            return Ok(None);
+        };
+        Ok(Some(pb::Report {
+            id,
+            kind: report.kind.to_string(),
+            key: Some(skerry_sync::wire::key_to_wire(&report.key)),
+            uid: report.uid.to_string(),
+            encoding: skerry_sync::wire::encoding_to_wire(report.encoding),
+            body: report.body,
+            observed_unix_ms: i64::try_from(report.observed_ms).unwrap_or(i64::MAX),
+            traceparent: report.traceparent.to_string(),
+            ..pb::Report::default()
+        }))
+    }
+
+    async fn settle(&self, outcome: pb::Outcome) -> Result<(), SessionError> {
+        let (id, outcome) = Outcome::from_wire(outcome)?;
+        let now = self.now_ms();
+        let settled = self.lock().outcome(id, outcome, now);
+        match settled {
+            Settled::Remove(id) => {
+                self.metrics.reports_committed.inc();
+                self.store.remove(&[id]).await?;
+            }
+            Settled::Rejected(id, reason) => {
+                self.metrics.reports_rejected.inc();
+                tracing::warn!(id, reason, "the cloud rejected a report");
+                self.store.remove(&[id]).await?;
+            }
+            Settled::Later { .. } | Settled::Ignored(_) => {}
+        }
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reporter> {
+        self.reporter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Reset<'a>(&'a Outbox);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        self.0.lock().disconnected();
+    }
+}
+
+fn request(message: Up) -> pb::ReportRequest {
+    pb::ReportRequest { message: Some(message) }
+}
