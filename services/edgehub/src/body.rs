@@ -21,6 +21,8 @@ pub(crate) enum BodyError {
     TooLarge,
     #[error("the body is not JSON")]
     Json(#[source] serde_json::Error),
+    #[error("the body is not a JSON object")]
+    NoObject,
     #[error("the body is of {0}, its key names another object")]
     OtherObject(String),
 }
@@ -56,7 +58,12 @@ pub(crate) fn json(body: &[u8], encoding: Encoding) -> Result<Vec<u8>, BodyError
 
 /// Checks a body and returns the object's uid, empty where it has none.
 pub(crate) fn check(key: &Key, body: &[u8], encoding: Encoding) -> Result<String, BodyError> {
-    let head: Head = serde_json::from_slice(&json(body, encoding)?).map_err(BodyError::Json)?;
+    let json = json(body, encoding)?;
+    // serde would also read a struct from an array.
+    if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(BodyError::NoObject);
+    }
+    let head: Head = serde_json::from_slice(&json).map_err(BodyError::Json)?;
     let Some(metadata) = head.metadata else { return Ok(String::new()) };
     if let Some(name) = metadata.name {
         let named = Key::new(metadata.namespace.unwrap_or_default(), name);
