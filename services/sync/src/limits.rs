@@ -14,13 +14,12 @@ pub const MAX_DELTA_BYTES: usize = 256 * 1024;
 /// Changes in one delta that the sending end packs.
 pub const MAX_DELTA_OBJECTS: usize = 256;
 
-/// The largest body of one object, as sent. The Kubernetes API refuses objects over 1.5 MiB of
-/// JSON; twice that leaves room for what an aggregated API may allow, and stays under the 4 MiB
-/// that gRPC takes in one message.
-pub const MAX_OBJECT_BYTES: usize = 3 * 1024 * 1024;
+/// The largest body of one object, as sent. etcd refuses requests over 1.5 MiB, so every object of
+/// a cluster fits, and with its envelope stays under [`MAX_DELTA_BYTES_RECEIVED`].
+pub const MAX_OBJECT_BYTES: usize = 1792 * 1024;
 
 /// What one delta may weigh at the receiving end, which is also the limit of one gRPC message.
-pub const MAX_DELTA_BYTES_RECEIVED: usize = 4 * 1024 * 1024;
+pub const MAX_DELTA_BYTES_RECEIVED: usize = 2 * 1024 * 1024;
 
 /// Changes in one delta that the receiving end takes.
 pub const MAX_DELTA_OBJECTS_RECEIVED: usize = 4096;
