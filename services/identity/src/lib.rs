@@ -49,3 +49,6 @@ pub use slots::{CredentialStore, Loaded};
 pub use tls::ClientAuth;
 pub use token::{DEFAULT_TOKEN_LIFETIME, Token, TokenError, TokenRecord, TokenRequest};
 pub use watch::{CredentialOptions, CredentialPublisher, CredentialWatch};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! Tests of the crate as a whole: refusals of the CA, tokens, and real handshakes in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod ca;
+mod handshake;
+mod pinning;
+mod rollover;
+mod support;
+mod token;
