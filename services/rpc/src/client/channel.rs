@@ -221,19 +221,33 @@ impl Inner {
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
         let limit = max_message_bytes(service);
         let response = match &self.mode {
-            Mode::Once(sender) => sender.clone().send_request(request).await.map_err(broken)?,
+            Mode::Once(sender) => sender.clone().send_request(request).await.map_err(lost)?,
             Mode::Lazy(reconnect) => {
-                let first = reconnect.sender().await?.try_send_request(request).await;
-                match first {
+                let mut link = reconnect.link().await?;
+                let response = match link.sender.try_send_request(request).await {
                     Ok(response) => response,
                     Err(mut error) => match error.take_message() {
                         // The connection had ended before anything was sent: once more.
-                        Some(request) => reconnect.sender().await?.send_request(request).await.map_err(broken)?,
-                        None => return Err(broken(error.into_error())),
+                        Some(request) => {
+                            link = reconnect.link().await?;
+                            link.sender.send_request(request).await.map_err(lost)?
+                        }
+                        None => return Err(lost(error.into_error())),
                     },
-                }
+                };
+                link.state.used.store(true, Relaxed);
+                response
             }
         };
         Ok(response.map(|body| ReplyBody { inner: LimitedBody::new(body, limit), open }))
+    }
+}
+
+/// The status of a call that got no response.
+fn lost(error: hyper::Error) -> Status {
+    if error.is_canceled() || error.is_closed() {
+        Status::unavailable(crate::error::chain(&error))
+    } else {
+        broken(error)
     }
 }

@@ -1,9 +1,10 @@
 //! The connection of a lazy channel: made on demand, made again after a loss.
 //!
 //! At most one attempt runs at a time and all callers wait for it. After a failure, and after a
-//! connection that did not last, callers fail at once until the backoff is over, so that a server
+//! connection that gave no answer, callers fail at once until the backoff is over, so that a server
 //! that is down costs nothing and is not stormed when it returns.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures::FutureExt as _;
@@ -18,9 +19,18 @@ use super::Target;
 use super::channel::Channel;
 use super::dial::{Dialled, dial};
 use super::once::{heartbeats, reason};
+use crate::connection::ConnState;
 use crate::limits::ClientLimits;
 
-type Attempt = Shared<BoxFuture<'static, Result<SendRequest<Body>, Status>>>;
+type Attempt = Shared<BoxFuture<'static, Result<Up, Status>>>;
+
+/// A connection that is up.
+#[derive(Clone)]
+pub(super) struct Up {
+    pub(super) sender: SendRequest<Body>,
+    /// `used` is set when it gave an answer.
+    pub(super) state: Arc<ConnState>,
+}
 
 /// See the module documentation.
 pub(super) struct Reconnect {
@@ -37,7 +47,7 @@ struct Link {
 enum State {
     Idle,
     Connecting(Attempt),
-    Up { sender: SendRequest<Body>, since: Instant },
+    Up(Up),
     Down { until: Instant, error: Status },
 }
 
@@ -56,16 +66,16 @@ impl Reconnect {
     ///
     /// # Errors
     /// `UNAVAILABLE` with the reason of the last attempt.
-    pub(super) async fn sender(&self) -> Result<SendRequest<Body>, Status> {
+    pub(super) async fn link(&self) -> Result<Up, Status> {
         let attempt = {
             let mut link = lock(&self.link);
-            if let State::Up { sender, since } = &link.state {
-                if !sender.is_closed() {
-                    return Ok(sender.clone());
+            if let State::Up(up) = &link.state {
+                if !up.sender.is_closed() {
+                    return Ok(up.clone());
                 }
-                let lasted = since.elapsed();
-                link.state = State::Idle;
-                if lasted >= self.limits.reconnect_backoff.1 {
+                if up.state.used.load(Relaxed) {
+                    // It served and ended, by idleness or a restart: nothing speaks against the next.
+                    link.state = State::Idle;
                     link.backoff.reset();
                 } else {
                     let until = Instant::now() + link.backoff.jittered();
@@ -75,7 +85,7 @@ impl Reconnect {
             match &link.state {
                 State::Down { until, error } if *until > Instant::now() => return Err(error.clone()),
                 State::Connecting(attempt) => attempt.clone(),
-                State::Up { .. } | State::Idle | State::Down { .. } => {
+                State::Up(_) | State::Idle | State::Down { .. } => {
                     let attempt = self.attempt();
                     link.state = State::Connecting(attempt.clone());
                     attempt
@@ -95,10 +105,10 @@ impl Reconnect {
             let mut link = lock(&link);
             match result {
                 Ok(dialled) => {
-                    let sender = dialled.sender.clone();
-                    link.state = State::Up { sender: sender.clone(), since: Instant::now() };
+                    let up = Up { sender: dialled.sender.clone(), state: Arc::clone(&dialled.state) };
+                    link.state = State::Up(up.clone());
                     tokio::spawn(drive(target, limits, dialled, weak));
-                    Ok(sender)
+                    Ok(up)
                 }
                 Err(error) => {
                     let status = error.to_status();
@@ -124,7 +134,7 @@ async fn drive(target: Target, limits: ClientLimits, dialled: Dialled, link: Wea
     let Dialled { sender, http, state, address } = dialled;
     drop(sender);
     let channel = || match &lock(link.upgrade()?.as_ref()).state {
-        State::Up { sender, .. } => Some(Channel::once(&target, limits.clone(), sender.clone())),
+        State::Up(up) => Some(Channel::once(&target, limits.clone(), up.sender.clone())),
         _ => None,
     };
     let ended = tokio::select! {
