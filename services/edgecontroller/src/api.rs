@@ -1,0 +1,384 @@
+//! The Kubernetes API as this crate uses it: by kind and key, with a deadline, counted, and with errors
+//! sorted by what to do about them.
+//!
+//! Called by the confirmer, the minter, the sink, the lease keeper, the issuer and the CLI helpers.
+//! Limits: [`CALL_DEADLINE`] per call; callers bound how many run at once. Cancelling a call may leave it
+//! done or not done at the server, so every caller is written to be repeated.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, Error};
+use serde_json::Value;
+use skerry_common::Key;
+
+use crate::kinds::Kind;
+use crate::metrics::{ApiLabel, Metrics};
+
+/// A call that takes longer is given up and tried again later: the API server's own limit is 60 s, and a
+/// report that waits blocks those behind it.
+const CALL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Shown to the API server as the field manager and in its audit log.
+pub(crate) const FIELD_MANAGER: &str = "skerry-edgecontroller";
+
+/// What a call of the API came to, sorted by what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The object does not exist; the API said so, naming it.
+    #[error("not found")]
+    NotFound,
+    /// Something of the name exists already.
+    #[error("it exists already")]
+    AlreadyExists,
+    /// The precondition (resource version or uid) does not hold: read again.
+    #[error("it was changed by somebody else: {0}")]
+    Conflict(String),
+    /// The API will never take this.
+    #[error("refused by the API server ({code}): {message}")]
+    Refused {
+        /// HTTP status.
+        code: u16,
+        /// Its words.
+        message: String,
+    },
+    /// The patch type is not known to this server.
+    #[error("the API server does not know this patch type")]
+    UnsupportedPatch,
+    /// Not now: the API server is unreachable, overloaded, or its answer cannot be read. Try again.
+    #[error("the API server cannot serve now: {message}")]
+    Unavailable {
+        /// What happened.
+        message: String,
+        /// When the server said when to come back.
+        after: Option<Duration>,
+    },
+}
+
+impl ApiError {
+    /// Whether trying again can help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Conflict(_))
+    }
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct KubeApi {
+    client: Client,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for KubeApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KubeApi")
+    }
+}
+
+/// A resource outside [`Kind`] that this crate writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Other {
+    Event,
+    Lease,
+}
+
+/// Any resource that this crate touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Kind(Kind),
+    Other(Other),
+}
+
+impl From<Kind> for Resource {
+    fn from(kind: Kind) -> Self {
+        Self::Kind(kind)
+    }
+}
+
+impl From<Other> for Resource {
+    fn from(other: Other) -> Self {
+        Self::Other(other)
+    }
+}
+
+impl Resource {
+    fn api_resource(self) -> Option<ApiResource> {
+        let of = |group: &str, kind: &str, plural: &str| ApiResource {
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            api_version: if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") },
+            kind: kind.to_owned(),
+            plural: plural.to_owned(),
+        };
+        match self {
+            Self::Kind(kind) => kind.resource(),
+            Self::Other(Other::Event) => Some(of("", "Event", "events")),
+            Self::Other(Other::Lease) => Some(of("coordination.k8s.io", "Lease", "leases")),
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.as_str(),
+            Self::Other(Other::Event) => "Event",
+            Self::Other(Other::Lease) => "Lease",
+        }
+    }
+
+    fn is_namespaced(self) -> bool {
+        match self {
+            Self::Kind(kind) => kind.is_namespaced(),
+            Self::Other(_) => true,
+        }
+    }
+}
+
+impl KubeApi {
+    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, metrics }
+    }
+
+    /// For the helpers of the command line, whose calls nobody scrapes.
+    pub(crate) fn detached(client: Client) -> Self {
+        Self::new(client, Arc::new(Metrics::new(&skerry_telemetry::Registry::new())))
+    }
+
+    /// The client itself, for the watchers.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    fn api(&self, resource: Resource, namespace: &str) -> Result<Api<DynamicObject>, ApiError> {
+        let of = resource
+            .api_resource()
+            .ok_or_else(|| ApiError::Refused { code: 0, message: "not an object of the API".to_owned() })?;
+        Ok(if resource.is_namespaced() {
+            Api::namespaced_with(self.client.clone(), namespace, &of)
+        } else {
+            Api::all_with(self.client.clone(), &of)
+        })
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        resource: Resource,
+        name: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, ApiError> {
+        let (result, code) = match tokio::time::timeout(CALL_DEADLINE, call).await {
+            Ok(Ok(value)) => (Ok(value), 200),
+            Ok(Err(error)) => {
+                let code = if let Error::Api(status) = &error { status.code } else { 0 };
+                (Err(sort(error, name)), code)
+            }
+            Err(_) => {
+                let message = format!("no answer within {} s", CALL_DEADLINE.as_secs());
+                (Err(ApiError::Unavailable { message, after: None }), 0)
+            }
+        };
+        self.metrics.api_requests.get_or_create(&ApiLabel { verb, resource: resource.label(), code }).inc();
+        result
+    }
+
+    /// The object; `None` only when the API server said by name that it does not exist.
+    pub(crate) async fn get(&self, of: impl Into<Resource>, key: &Key) -> Result<Option<DynamicObject>, ApiError> {
+        let of = of.into();
+        let api = self.api(of, &key.namespace)?;
+        match self.call("get", of, &key.name, api.get(&key.name)).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ApiError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects of a kind in a namespace, by pages.
+    pub(crate) async fn list(&self, of: impl Into<Resource>, namespace: &str) -> Result<Vec<DynamicObject>, ApiError> {
+        let of = of.into();
+        let api = self.api(of, namespace)?;
+        let mut params = kube::api::ListParams::default().limit(500);
+        let mut all = Vec::new();
+        loop {
+            let page = self.call("list", of, "", api.list(&params)).await?;
+            all.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Creates the object that the JSON describes.
+    pub(crate) async fn create(
+        &self,
+        of: impl Into<Resource>,
+        namespace: &str,
+        object: Value,
+    ) -> Result<DynamicObject, ApiError> {
+        let of = of.into();
+        let api = self.api(of, namespace)?;
+        let object = parse(object)?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let name = object.metadata.name.clone().unwrap_or_default();
+        self.call("create", of, &name, api.create(&params, &object)).await
+    }
+
+    /// Replaces the object; the JSON carries the resource version that it was read with.
+    pub(crate) async fn replace(
+        &self,
+        of: impl Into<Resource>,
+        key: &Key,
+        object: &DynamicObject,
+    ) -> Result<DynamicObject, ApiError> {
+        let of = of.into();
+        let api = self.api(of, &key.namespace)?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        self.call("update", of, &key.name, api.replace(&key.name, &params, object)).await
+    }
+
+    /// JSON merge patch.
+    pub(crate) async fn merge(
+        &self,
+        of: impl Into<Resource>,
+        key: &Key,
+        patch: &Value,
+    ) -> Result<DynamicObject, ApiError> {
+        let of = of.into();
+        let api = self.api(of, &key.namespace)?;
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.call("patch", of, &key.name, api.patch(&key.name, &params, &Patch::Merge(patch))).await
+    }
+
+    /// Patches the status subresource: a strategic merge, so that conditions of others stay; `fallback`
+    /// as a JSON merge patch for servers without strategic merge.
+    pub(crate) async fn patch_status(
+        &self,
+        of: impl Into<Resource>,
+        key: &Key,
+        strategic: &Value,
+    ) -> Result<DynamicObject, ApiError> {
+        let of = of.into();
+        let api = self.api(of, &key.namespace)?;
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.call("patch_status", of, &key.name, api.patch_status(&key.name, &params, &Patch::Strategic(strategic)))
+            .await
+    }
+
+    /// JSON merge patch of the status subresource.
+    pub(crate) async fn merge_status(
+        &self,
+        of: impl Into<Resource>,
+        key: &Key,
+        patch: &Value,
+    ) -> Result<DynamicObject, ApiError> {
+        let of = of.into();
+        let api = self.api(of, &key.namespace)?;
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.call("patch_status", of, &key.name, api.patch_status(&key.name, &params, &Patch::Merge(patch))).await
+    }
+
+    /// Deletes the object with this uid (empty: any).
+    pub(crate) async fn delete(
+        &self,
+        of: impl Into<Resource>,
+        key: &Key,
+        uid: &str,
+        grace_seconds: Option<u32>,
+    ) -> Result<(), ApiError> {
+        let of = of.into();
+        let api = self.api(of, &key.namespace)?;
+        let preconditions =
+            (!uid.is_empty()).then(|| Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() });
+        let params = DeleteParams { grace_period_seconds: grace_seconds, preconditions, ..DeleteParams::default() };
+        self.call("delete", of, &key.name, api.delete(&key.name, &params)).await.map(drop)
+    }
+
+    /// Requests a token of a service account.
+    pub(crate) async fn request_token(&self, account: &Key, request: Value) -> Result<Value, ApiError> {
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", account.namespace, account.name);
+        let body = serde_json::to_vec(&request)
+            .map_err(|e| ApiError::Refused { code: 0, message: format!("cannot encode the request: {e}") })?;
+        let request = http::Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|e| ApiError::Refused { code: 0, message: e.to_string() })?;
+        let of = Resource::Kind(Kind::ServiceAccountToken);
+        self.call("create", of, &account.name, self.client.request::<Value>(request)).await
+    }
+}
+
+fn parse(object: Value) -> Result<DynamicObject, ApiError> {
+    serde_json::from_value(object).map_err(|e| ApiError::Refused { code: 0, message: format!("not an object: {e}") })
+}
+
+/// Sorts an error. `name` is the object that was asked for.
+fn sort(error: Error, name: &str) -> ApiError {
+    let status = match error {
+        Error::Api(status) => status,
+        other => {
+            let message = skerry_common::chain(&other);
+            return ApiError::Unavailable { message, after: None };
+        }
+    };
+    let message = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+    match (status.code, status.reason.as_str()) {
+        // A 404 counts only when it is about this object: a proxy's page or a missing API is no proof.
+        (404, "NotFound") if names(&status, name) => ApiError::NotFound,
+        (404, _) => ApiError::Unavailable { message: format!("unexpected 404: {message}"), after: None },
+        (409, "AlreadyExists") => ApiError::AlreadyExists,
+        (409, _) => ApiError::Conflict(message),
+        (415, _) => ApiError::UnsupportedPatch,
+        // 401 is our own credential, not the caller's fault; 408, 429 and 5xx pass.
+        (401 | 408 | 429, _) | (500.., _) | (0, _) => {
+            let after = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0);
+            ApiError::Unavailable { message, after: after.map(|s| Duration::from_secs(u64::from(s))) }
+        }
+        (code, _) => ApiError::Refused { code, message },
+    }
+}
+
+fn names(status: &kube::core::Status, name: &str) -> bool {
+    let details = status.details.as_ref().is_some_and(|details| details.name == name);
+    details || (!name.is_empty() && status.message.contains(&format!("\"{name}\"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn status(code: u16, reason: &str, message: &str) -> Error {
+        let mut status = Status::failure(message, reason);
+        status.code = code;
+        Error::Api(status.boxed())
+    }
+
+    #[test]
+    fn only_a_404_that_names_the_object_is_a_proof() {
+        assert!(matches!(sort(status(404, "NotFound", "pods \"a\" not found"), "a"), ApiError::NotFound));
+        for (reason, message) in [
+            ("NotFound", "the server could not find the requested resource"),
+            ("NotFound", "pods \"b\" not found"),
+            ("", "404 page not found"),
+            ("Unknown", "pods \"a\" not found"),
+        ] {
+            let error = sort(status(404, reason, message), "a");
+            assert!(error.is_transient(), "{message}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_are_sorted_by_what_to_do() {
+        assert!(matches!(sort(status(409, "AlreadyExists", ""), "a"), ApiError::AlreadyExists));
+        assert!(matches!(sort(status(409, "Conflict", ""), "a"), ApiError::Conflict(_)));
+        assert!(matches!(sort(status(415, "UnsupportedMediaType", ""), "a"), ApiError::UnsupportedPatch));
+        for code in [401, 408, 429, 500, 503, 504] {
+            assert!(sort(status(code, "", ""), "a").is_transient(), "{code}");
+        }
+        for code in [400, 403, 413, 422] {
+            assert!(matches!(sort(status(code, "", "no"), "a"), ApiError::Refused { .. }), "{code}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! EdgeController as a whole: built, then run until told to stop.
+//!
+//! `build` finds or makes the CA, reads what must be known before anybody is let in (revocations, fenced
+//! sessions), and binds the port. `run` starts every task; a task that ends by itself ends the service,
+//! which a supervisor starts again. All state is rebuilt from the Kubernetes API and from what nodes say.
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config as KubeConfig};
+use skerry_common::{Backoff, Key, drain};
+use skerry_identity::{ClientAuth, CredentialOptions, CredentialWatch, RevocationPublisher};
+use skerry_proto::hub::v1::registry_server::RegistryServer;
+use skerry_proto::identity::v1::issuer_server::IssuerServer;
+use skerry_proto::sync::v1::sink_server::SinkServer;
+use skerry_proto::sync::v1::source_server::SourceServer;
+use skerry_rpc::{Bound, Caller, Listen, Policy, Server, ServerConfig};
+use skerry_telemetry::{Readiness, Registry};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::api::{ApiError, KubeApi};
+use crate::apply::{self, Applier};
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::confirm::{self, Confirm, Confirmer};
+use crate::credentials::Keeper;
+use crate::error::ControllerError;
+use crate::hubs::Hubs;
+use crate::informer::Informer;
+use crate::issuer::{self, IssuerService};
+use crate::kinds::Kind;
+use crate::lease::LeaseKeeper;
+use crate::metrics::Metrics;
+use crate::mint::{self, Mint, Minter};
+use crate::presence::Presence;
+use crate::registry::{HUB_SERVICE, RegistryService};
+use crate::rejections;
+use crate::revive::{self, Revive};
+use crate::revocations;
+use crate::sessions::Sessions;
+use crate::sink::SinkService;
+use crate::source::SourceService;
+use crate::subs::Subs;
+use crate::system;
+
+/// How long `build` waits for an API server that does not answer yet.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often parked keys are looked at again.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// How often tokens are checked for their age.
+const TOKEN_LOOK: Duration = Duration::from_secs(5);
+
+/// Nodes that became Unknown and wait to be looked at.
+const UNKNOWN_QUEUE: usize = 1_024;
+
+/// EdgeController, bound, not serving yet.
+pub struct EdgeController {
+    bound: Bound,
+    api: KubeApi,
+    informer: Informer,
+    confirmer: Confirmer,
+    minter: Minter,
+    applier: Arc<Applier>,
+    leases: Arc<LeaseKeeper>,
+    sessions: Arc<Sessions>,
+    hubs: Arc<Hubs>,
+    revive: Revive,
+    unknown: mpsc::Receiver<Key>,
+    rejections: rejections::Queue,
+    revocations: RevocationPublisher,
+    issuer: IssuerService,
+    keeper: Keeper,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+}
+
+/// A client of the configured Kubernetes API.
+///
+/// # Errors
+/// When there is no configuration of a cluster, or it is wrong.
+pub async fn kube_client(config: &Config) -> Result<Client, ControllerError> {
+    let wrong = |error: Box<dyn std::error::Error + Send + Sync>| ControllerError::KubeConfig(error);
+    let kube = match &config.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
+            KubeConfig::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(|e| wrong(e.into()))?
+        }
+        None => KubeConfig::infer().await.map_err(|e| wrong(e.into()))?,
+    };
+    Client::try_from(kube).map_err(|e| wrong(e.into()))
+}
+
+impl EdgeController {
+    /// Prepares everything and binds `listen`. Nothing is accepted yet.
+    ///
+    /// # Errors
+    /// When a setting is wrong, the port cannot be bound, the CA is damaged, or the API server does not
+    /// answer within a minute.
+    pub async fn build(
+        config: &Config,
+        listen: Listen,
+        client: Client,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, ControllerError> {
+        let checked = config.check()?;
+        let metrics = Arc::new(Metrics::new(registry));
+        let api = KubeApi::new(client, Arc::clone(&metrics));
+        let ca = Arc::new(patiently(|| system::ensure_ca(&api, &checked.trust_domain)).await?);
+
+        let (revocations, list) = RevocationPublisher::new();
+        patiently(|| async {
+            revocations::load(&api, &revocations).await.map_err(ControllerError::api("read the revoked keys"))
+        })
+        .await?;
+
+        let mut options = CredentialOptions::new(ca.trust_domain().clone());
+        options.client_auth = ClientAuth::Required;
+        options.revocations = list.clone();
+        let (own, watch) = CredentialWatch::channel(options).map_err(ControllerError::identity("cannot set up TLS"))?;
+        let keeper = Keeper { ca: Arc::clone(&ca), own, folders: checked.credentials, metrics: Arc::clone(&metrics) };
+        keeper.issue()?;
+
+        let cache = Cache::default();
+        let subs = Arc::new(Subs::default());
+        let hubs = Arc::new(Hubs::default());
+        let sessions =
+            Arc::new(Sessions::new(Arc::clone(&subs), cache.clone(), Arc::clone(&hubs), Arc::clone(&metrics)));
+        let presence = Arc::new(Mutex::new(Presence::default()));
+        let leases = Arc::new(LeaseKeeper::new(
+            api.clone(),
+            cache.clone(),
+            Arc::clone(&sessions),
+            presence,
+            Arc::clone(&metrics),
+        ));
+        patiently(|| async { leases.seed().await.map_err(ControllerError::api("read the leases of nodes")) }).await?;
+
+        let confirm = Arc::new(Confirm::new());
+        let (unknown_nodes, unknown) = mpsc::channel(UNKNOWN_QUEUE);
+        let (rejections, rejection_queue) = rejections::channel();
+        let revive = Revive::new(cache.clone());
+        let confirmer = Confirmer {
+            confirm: Arc::clone(&confirm),
+            api: api.clone(),
+            cache: cache.clone(),
+            subs: Arc::clone(&subs),
+            metrics: Arc::clone(&metrics),
+        };
+        let minter = Minter {
+            mint: Arc::new(Mint::new()),
+            api: api.clone(),
+            cache: cache.clone(),
+            subs: Arc::clone(&subs),
+            metrics: Arc::clone(&metrics),
+        };
+        let informer = Informer {
+            api: api.clone(),
+            cache: cache.clone(),
+            confirm,
+            subs: Arc::clone(&subs),
+            metrics: Arc::clone(&metrics),
+            unknown_nodes,
+        };
+        let (statuses, events, written) = apply::limits(checked.status_per_second);
+        let applier = Arc::new(Applier {
+            api: api.clone(),
+            cache,
+            subs,
+            sessions: Arc::clone(&sessions),
+            leases: Arc::clone(&leases),
+            revocations: list.clone(),
+            confirmer: confirmer.clone(),
+            rejections: rejections.clone(),
+            revive: revive.clone(),
+            metrics: Arc::clone(&metrics),
+            statuses,
+            events,
+            written,
+        });
+        let issuer = IssuerService {
+            api: api.clone(),
+            ca,
+            lifetime: checked.node_lifetime,
+            revocations: list,
+            rate: Arc::new(issuer::rate()),
+            metrics: Arc::clone(&metrics),
+        };
+        let address = if let Listen::Tcp(address) = listen { address } else { SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let mut server =
+            ServerConfig::new("edgecontroller", listen, policy()).metrics(skerry_rpc::Metrics::new(registry));
+        if matches!(server.listen, Listen::Tcp(_)) {
+            server = server.tls(watch);
+        }
+        let bound = Server::bind(server).await.map_err(ControllerError::bind(address))?;
+        Ok(Self {
+            bound,
+            api,
+            informer,
+            confirmer,
+            minter,
+            applier,
+            leases,
+            sessions,
+            hubs,
+            revive,
+            unknown,
+            rejections: rejection_queue,
+            revocations,
+            issuer,
+            keeper,
+            readiness: readiness.clone(),
+            metrics,
+        })
+    }
+
+    /// The address that hubs connect to; `None` for a socket or pipe.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.bound.local_addr()
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When a part ended by itself.
+    pub async fn run(self, mut stop: drain::Watch) -> Result<(), ControllerError> {
+        let mut tasks: JoinSet<&'static str> = JoinSet::new();
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.resource().is_some()) {
+            let task = self.readiness.task(&format!("list {}", kind.as_str()));
+            named(&mut tasks, "informer", self.informer.clone().run(kind, task));
+        }
+        let subs = Arc::clone(&self.confirmer.subs);
+        let mint = Arc::clone(&self.minter.mint);
+        named(&mut tasks, "confirmer", confirm::run(self.confirmer.clone()));
+        named(&mut tasks, "minter", mint::run(self.minter.clone()));
+        named(&mut tasks, "revocations", revocations::run(self.api.clone(), self.revocations));
+        named(&mut tasks, "credentials", self.keeper.run());
+        named(&mut tasks, "events", rejections::run(self.api.clone(), self.informer.cache.clone(), self.rejections));
+        named(&mut tasks, "revive", revive::run(self.revive.clone(), Arc::clone(&self.applier), self.unknown));
+        named(&mut tasks, "clock", clock(Arc::clone(&subs), mint, self.confirmer.clone()));
+        let leases = Arc::clone(&self.leases);
+        named(&mut tasks, "leases", async move { leases.run().await });
+
+        let source = SourceService {
+            cache: self.informer.cache.clone(),
+            confirm: Arc::clone(&self.informer.confirm),
+            mint: Arc::clone(&self.minter.mint),
+            subs,
+            sessions: Arc::clone(&self.sessions),
+            revocations: self.issuer.revocations.clone(),
+            rejections: self.applier.rejections.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stop: stop.clone(),
+        };
+        let sink = SinkService { applier: Arc::clone(&self.applier), stop: stop.clone() };
+        let registry = RegistryService {
+            sessions: self.sessions,
+            leases: self.leases,
+            hubs: self.hubs,
+            revocations: self.issuer.revocations.clone(),
+            revive: self.revive,
+            connections: Arc::new(AtomicU64::new(1)),
+            stop: stop.clone(),
+        };
+        let limit = skerry_rpc::limits::SYNC_MESSAGE_BYTES;
+        let routes = Routes::new(SourceServer::new(source).max_decoding_message_size(limit))
+            .add_service(SinkServer::new(sink).max_decoding_message_size(limit))
+            .add_service(RegistryServer::new(registry))
+            .add_service(IssuerServer::new(self.issuer));
+        let serve = self.bound.serve(routes, stop.clone());
+        tokio::pin!(serve);
+        let ended = tokio::select! {
+            served = &mut serve => served.map(drop).map_err(|e| ControllerError::TaskEnded {
+                task: "server",
+                reason: skerry_common::chain(&e),
+            }),
+            Some(task) = tasks.join_next() => {
+                if stop.is_stopping() {
+                    let _ = serve.await;
+                    Ok(())
+                } else {
+                    if task.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
+                        self.metrics.panics.inc();
+                    }
+                    let (task, reason) = match task {
+                        Ok(name) => (name, "it returned".to_owned()),
+                        Err(error) => ("unknown", error.to_string()),
+                    };
+                    Err(ControllerError::TaskEnded { task, reason })
+                }
+            }
+        };
+        // Nobody writes any more: what was answered is done, what was not comes again.
+        tasks.abort_all();
+        if ended.is_ok() {
+            drop(stop.stopped().await);
+        }
+        ended
+    }
+}
+
+fn named(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
+}
+
+/// What happens by time alone.
+async fn clock(subs: Arc<Subs>, mint: Arc<Mint>, confirmer: Confirmer) {
+    let mut tokens = tokio::time::interval(TOKEN_LOOK);
+    let mut recheck = tokio::time::interval(RECHECK);
+    loop {
+        tokio::select! {
+            _ = tokens.tick() => {
+                let waiting = confirmer.confirm.waiting();
+                confirmer.metrics.unproven.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+                for (node, key) in mint.take_due(jiff::Timestamp::now().as_second()) {
+                    subs.wake(&node, Kind::ServiceAccountToken, &key);
+                }
+            }
+            _ = recheck.tick() => subs.recheck_all(),
+        }
+    }
+}
+
+/// Tries again while the API server cannot serve, for a minute.
+async fn patiently<T, F, Fut>(mut call: F) -> Result<T, ControllerError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, ControllerError>>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
+    let started = tokio::time::Instant::now();
+    loop {
+        match call().await {
+            Err(ControllerError::Api { what, source: source @ ApiError::Unavailable { .. } })
+                if started.elapsed() < START_PATIENCE =>
+            {
+                tracing::warn!(what, error = skerry_common::chain(&source), "the API server does not serve yet");
+                tokio::time::sleep(backoff.jittered()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Who may call what.
+fn policy() -> Policy {
+    let hub = [Caller::Service(HUB_SERVICE), Caller::Local];
+    Policy::new()
+        .allow("skerry.sync.v1.Source", &hub)
+        .allow("skerry.sync.v1.Sink", &hub)
+        .allow("skerry.hub.v1.Registry", &hub)
+        .allow("skerry.identity.v1.Issuer", &hub)
+}

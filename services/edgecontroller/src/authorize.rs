@@ -1,0 +1,142 @@
+//! The node authorizer: what a node may do, as one pure table.
+//!
+//! Derived from the rules of Kubernetes' Node authorizer and the NodeRestriction admission plugin, cut down
+//! to what Skerry's protocol can ask: a node reads its own Node, the pods bound to it, what those refer to,
+//! and what every kubelet may read (Services, EndpointSlices); it writes its own Node and its status, the
+//! status of its pods, deletes its pods, and records Events about itself and its pods.
+//!
+//! Called for every report and every subscription; the views of the cache decide reads by the same rules
+//! (`a_view_shows_only_what_the_authorizer_allows` compares them). Doubt means refuse: what the graph does
+//! not know is [`Decision::Unknown`], and the caller has to ask the API server before it goes on.
+
+use skerry_common::{Key, NodeName};
+
+use crate::kinds::{Kind, Scope};
+
+/// What a node wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Get, list or watch.
+    Read,
+    /// Create the object, or change what its owner declares.
+    Register,
+    /// Write the status subresource.
+    UpdateStatus,
+    /// Delete the object.
+    Delete,
+    /// Write an Event about the object.
+    Record,
+    /// Request a service account token bound to the object.
+    RequestToken,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Go on.
+    Allow,
+    /// Refuse, with a stable reason.
+    Deny(&'static str),
+    /// The graph does not know the object: ask the API server, or refuse.
+    Unknown,
+}
+
+/// What the authorizer must know about the cluster.
+pub trait Graph {
+    /// The node that the pod is bound to. `None`: the pod is not known.
+    fn pod_node(&self, pod: &Key) -> Option<NodeName>;
+    /// Whether a pod that is bound to the node refers to the object, directly or over a claim.
+    fn refers(&self, node: &NodeName, kind: Kind, key: &Key) -> bool;
+}
+
+/// Not the node's own Node.
+pub const OTHER_NODE: &str = "other_node";
+/// The pod is bound to another node.
+pub const OTHER_NODES_POD: &str = "pod_of_other_node";
+/// No pod of the node refers to it.
+pub const NOT_REFERENCED: &str = "not_referenced";
+/// No node may do this.
+pub const NOT_ALLOWED: &str = "not_allowed";
+
+/// Decides. See the module.
+pub fn authorize(node: &NodeName, verb: Verb, kind: Kind, key: &Key, graph: &dyn Graph) -> Decision {
+    match (verb, kind) {
+        (Verb::Read | Verb::Register | Verb::UpdateStatus | Verb::Record, Kind::Node) => own(node, key),
+        (Verb::Read | Verb::UpdateStatus | Verb::Delete | Verb::Record | Verb::RequestToken, Kind::Pod) => {
+            bound(node, key, graph)
+        }
+        (Verb::Read, kind) => match kind.scope() {
+            Scope::All => Decision::Allow,
+            Scope::Referenced if graph.refers(node, kind, key) => Decision::Allow,
+            Scope::Referenced => Decision::Deny(NOT_REFERENCED),
+            // Decided by the pod that it was made for.
+            Scope::Derived => Decision::Unknown,
+            Scope::Own | Scope::Bound => Decision::Deny(NOT_ALLOWED),
+        },
+        _ => Decision::Deny(NOT_ALLOWED),
+    }
+}
+
+fn own(node: &NodeName, key: &Key) -> Decision {
+    if key.namespace.is_empty() && &*key.name == node.as_str() { Decision::Allow } else { Decision::Deny(OTHER_NODE) }
+}
+
+fn bound(node: &NodeName, key: &Key, graph: &dyn Graph) -> Decision {
+    match graph.pod_node(key) {
+        Some(owner) if owner == *node => Decision::Allow,
+        Some(_) => Decision::Deny(OTHER_NODES_POD),
+        None => Decision::Unknown,
+    }
+}
+
+impl Graph for crate::cache::Cache {
+    fn pod_node(&self, pod: &Key) -> Option<NodeName> {
+        self.read().pod(pod).map(|(_, facts)| facts.node.clone())
+    }
+
+    fn refers(&self, node: &NodeName, kind: Kind, key: &Key) -> bool {
+        self.read().refers(node, kind, key)
+    }
+}
+
+/// Labels of the kubernetes.io and k8s.io domains that NodeRestriction lets a kubelet set on its Node.
+const ALLOWED_LABELS: [&str; 13] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/arch",
+    "kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.kubernetes.io/region",
+    "failure-domain.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+
+/// Whether a node may set this label on its own Node.
+///
+/// As NodeRestriction: the reserved domains are closed but for a list and the prefixes
+/// `kubelet.kubernetes.io` and `node.kubernetes.io`. Two choices of our own: the role label
+/// `node-role.kubernetes.io/edge` is allowed, because it marks the node as an edge node and no scheduler
+/// rule protects anything with it; and `skerry.io` is closed, because it is where identity is recorded.
+pub fn node_may_set_label(label: &str) -> bool {
+    let Some((domain, _)) = label.split_once('/') else { return true };
+    let within = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|d| d.ends_with('.'));
+    if within("skerry.io") || within("node-restriction.kubernetes.io") {
+        return false;
+    }
+    if !within("kubernetes.io") && !within("k8s.io") {
+        return true;
+    }
+    label == "node-role.kubernetes.io/edge"
+        || ALLOWED_LABELS.contains(&label)
+        || within("kubelet.kubernetes.io")
+        || within("node.kubernetes.io")
+}
+
+#[cfg(test)]
+#[path = "authorize_tests.rs"]
+mod tests;

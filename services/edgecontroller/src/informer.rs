@@ -1,0 +1,200 @@
+//! One informer per kind: the API's list and watch, into the cache.
+//!
+//! Each runs as one task until cancelled. Built on `kube::runtime::watcher` (paged lists, bookmarks, resume,
+//! re-list on 410, its default backoff). Invariants: only a watched DELETE deletes; a key that a re-list has
+//! not is handed to the confirmer (N5); a kind is synced when its first list ended, and stays so. A kind
+//! that the API server does not serve counts as synced and empty, and is tried again.
+//! Limits: pages of [`PAGE`]. After a crash everything is listed again.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Config, Event};
+use skerry_common::{Backoff, Key};
+use skerry_telemetry::Task;
+use tokio::sync::mpsc;
+
+use crate::api::KubeApi;
+use crate::cache::Cache;
+use crate::confirm::Confirm;
+use crate::kinds::Kind;
+use crate::metrics::{KindLabel, Metrics};
+use crate::subs::Subs;
+use crate::trim::{Facts, Trimmed, trim};
+
+/// Objects per page: the default of client-go.
+const PAGE: u32 = 500;
+
+/// How soon a watch that the server cannot resume is listed again, and at most.
+const RELIST_MIN: Duration = Duration::from_millis(200);
+const RELIST_MAX: Duration = Duration::from_secs(10);
+
+/// How soon a kind that the server does not serve is asked for again.
+const MISSING_KIND_RETRY: Duration = Duration::from_secs(60);
+
+/// Everything that the informers work with.
+#[derive(Debug, Clone)]
+pub(crate) struct Informer {
+    pub(crate) api: KubeApi,
+    pub(crate) cache: Cache,
+    pub(crate) confirm: Arc<Confirm>,
+    pub(crate) subs: Arc<Subs>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Nodes of which the API says that nobody heard of them; see `revive`.
+    pub(crate) unknown_nodes: mpsc::Sender<Key>,
+}
+
+/// Why a watcher has to be made anew.
+enum Restart {
+    /// The server cannot resume.
+    Gone,
+    /// The server does not know the kind.
+    Missing,
+}
+
+impl Informer {
+    /// Watches a kind until cancelled. `task` is ready with the first list.
+    pub(crate) async fn run(self, kind: Kind, task: Task) {
+        let Some(resource) = kind.resource() else { return };
+        let mut task = Some(task);
+        let mut backoff = Backoff::new(RELIST_MIN, RELIST_MAX);
+        loop {
+            let started = tokio::time::Instant::now();
+            match self.watch(kind, &resource, &mut task).await {
+                Restart::Gone => {
+                    if started.elapsed() > RELIST_MAX {
+                        backoff.reset();
+                    }
+                    tokio::time::sleep(backoff.jittered()).await;
+                }
+                Restart::Missing => {
+                    tracing::warn!(kind = kind.as_str(), "the API server does not serve this kind");
+                    self.cache.init(kind);
+                    self.listed(kind, &mut task);
+                    tokio::time::sleep(MISSING_KIND_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn watch(&self, kind: Kind, resource: &ApiResource, task: &mut Option<Task>) -> Restart {
+        let api: Api<DynamicObject> = Api::all_with(self.api.client(), resource);
+        let config = Config { page_size: Some(PAGE), ..Config::default() };
+        let mut events = pin!(watcher::watcher(api, config).default_backoff());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.event(kind, resource, event, task),
+                Err(error) => {
+                    tracing::warn!(kind = kind.as_str(), error = skerry_common::chain(&error), "watch interrupted");
+                    match api_code(&error) {
+                        // The watcher would start again at a version that the server has forgotten.
+                        Some((410, _)) => return Restart::Gone,
+                        Some((404, true)) => return Restart::Missing,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Restart::Gone
+    }
+
+    fn event(&self, kind: Kind, resource: &ApiResource, event: Event<DynamicObject>, task: &mut Option<Task>) {
+        let label = KindLabel { kind: kind.as_str() };
+        if !matches!(event, Event::Init | Event::InitDone) {
+            self.metrics.changes_in.get_or_create(&label).inc();
+        }
+        let wakes = match event {
+            Event::Init => {
+                self.cache.init(kind);
+                if task.is_none() {
+                    self.metrics.resyncs.get_or_create(&label).inc();
+                }
+                return;
+            }
+            Event::InitDone => return self.listed(kind, task),
+            Event::InitApply(object) => {
+                let key = key_of(&object);
+                match trim(kind, resource, object) {
+                    Some(trimmed) => {
+                        self.notice(kind, &trimmed);
+                        self.cache.init_apply(kind, trimmed)
+                    }
+                    None => return self.unseen(kind, key, true),
+                }
+            }
+            Event::Apply(object) => {
+                let key = key_of(&object);
+                match trim(kind, resource, object) {
+                    Some(trimmed) => {
+                        self.notice(kind, &trimmed);
+                        self.cache.apply(kind, trimmed)
+                    }
+                    None => return self.unseen(kind, key, false),
+                }
+            }
+            Event::Delete(object) => match key_of(&object) {
+                Some(key) => self.cache.delete(kind, &key),
+                None => return,
+            },
+        };
+        self.subs.dispatch(&wakes);
+    }
+
+    /// An object that no node may see: a pod that is not bound. One that we knew under its name is gone.
+    fn unseen(&self, kind: Kind, key: Option<Key>, listing: bool) {
+        let Some(key) = key else { return };
+        if self.cache.read().get(kind, &key).is_some() {
+            let wakes = self.cache.delete(kind, &key);
+            self.subs.dispatch(&wakes);
+        }
+        if listing {
+            self.cache.init_seen(kind, key);
+        }
+    }
+
+    fn listed(&self, kind: Kind, task: &mut Option<Task>) {
+        let (wakes, suspects) = self.cache.init_done(kind);
+        if !suspects.is_empty() {
+            tracing::warn!(kind = kind.as_str(), missing = suspects.len(), "a list lacks known keys, asking by name");
+        }
+        for key in suspects {
+            self.confirm.ask(kind, key);
+        }
+        self.subs.dispatch(&wakes);
+        if let Some(task) = task.take() {
+            let (objects, bytes) = self.cache.read().size(kind);
+            tracing::info!(kind = kind.as_str(), objects, bytes, "listed");
+            task.ready();
+        }
+    }
+
+    fn notice(&self, kind: Kind, object: &Trimmed) {
+        if kind == Kind::Node
+            && let Facts::Node(facts) = &object.facts
+            && facts.ready_unknown
+        {
+            // Full: the node's own next report does the same later.
+            let _ = self.unknown_nodes.try_send(object.key.clone());
+        }
+    }
+}
+
+fn key_of(object: &DynamicObject) -> Option<Key> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    Key::checked(namespace, object.metadata.name.as_deref().unwrap_or_default()).ok()
+}
+
+/// HTTP status of a watcher's error, and whether the list failed (not the watch).
+fn api_code(error: &watcher::Error) -> Option<(u16, bool)> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => Some((status.code, true)),
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some((status.code, false)),
+        watcher::Error::WatchError(status) => Some((status.code, false)),
+        _ => None,
+    }
+}

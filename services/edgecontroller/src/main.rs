@@ -1,0 +1,67 @@
+//! `skerry-edgecontroller`: EdgeController as a process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use skerry_common::process::{self, Failure, ProcessOptions};
+use skerry_edgecontroller::{Config, ControllerError, EdgeController, kube_client};
+use skerry_rpc::Listen;
+use skerry_telemetry::{LogConfig, LogFormat};
+
+/// Connects the Kubernetes API with CloudHub: objects down, reports up, leases, certificates.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file (YAML); without it the defaults
+    #[arg(long, env = "SKERRY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address for cloudhub, instead of the file's
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Kubeconfig, instead of the file's
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Keep a certificate in a folder, as SERVICE=FOLDER; may be repeated
+    #[arg(long, value_parser = folder)]
+    credentials: Vec<(String, PathBuf)>,
+    /// Address of the admin server
+    #[arg(long, default_value = "127.0.0.1:9092")]
+    admin: SocketAddr,
+    /// Log filter, as in info,skerry_edgecontroller=debug
+    #[arg(long, env = "SKERRY_LOG")]
+    log: Option<String>,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
+    let log = LogConfig { format, filter: args.log, service: "edgecontroller".to_owned() };
+    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+        let mut config: Config = match &args.config {
+            Some(path) => skerry_common::load(path)?,
+            None => Config::default(),
+        };
+        config.listen = args.listen.unwrap_or(config.listen);
+        config.kubeconfig = args.kubeconfig.or(config.kubeconfig);
+        config.credentials.extend(args.credentials);
+        let client = kube_client(&config).await.map_err(Failure::usage)?;
+        let listen = Listen::Tcp(config.listen);
+        let controller = EdgeController::build(&config, listen, client, &process.registry, &process.readiness);
+        let controller = controller.await.map_err(|error| match error {
+            ControllerError::Setting { .. } => Failure::usage(error),
+            other => Failure::failed(other),
+        })?;
+        tracing::info!(address = ?controller.local_addr(), "edgecontroller listens");
+        controller.run(process.stop).await.map_err(Failure::failed)
+    })
+}
+
+fn folder(text: &str) -> Result<(String, PathBuf), String> {
+    let (service, folder) = text.split_once('=').ok_or("write it as SERVICE=FOLDER")?;
+    Ok((service.to_owned(), folder.into()))
+}

@@ -1,0 +1,287 @@
+//! Service account tokens for pods: minted with TokenRequest, bound to the pod, renewed at 80 % of life.
+//!
+//! The views ask ([`Mint::look`], [`Mint::ask`]); a few tasks ([`run`]) mint and wake the subscription. A
+//! ServiceAccountToken is an object of our own: its version is `<issued>.<expires>` in seconds, so what a
+//! node holds tells by itself whether it is still fresh, and a restart of the controller mints nothing that
+//! a node has. A body is kept only until the node has it durably.
+//!
+//! Limits: [`WORKERS`] requests at a time, [`PER_SECOND`] a second. A refusal is remembered for
+//! [`REFUSED_FOR`]. On a crash unacknowledged tokens are minted again; the old ones expire.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skerry_common::{Backoff, Key, NodeName, Version};
+use skerry_sync::Object;
+
+use crate::api::{ApiError, KubeApi};
+use crate::cache::Cache;
+use crate::kinds::Kind;
+use crate::metrics::Metrics;
+use crate::refs::TokenSpec;
+use crate::subs::Subs;
+use crate::trim::compress;
+use crate::view::encoding;
+use crate::work::{RateLimit, WorkSet};
+
+/// TokenRequests at a time.
+const WORKERS: usize = 8;
+
+/// TokenRequests a second; each is a signature and a lookup at the API server.
+const PER_SECOND: u32 = 50;
+const BURST: u32 = 100;
+
+/// A token is renewed after this share of its life, as the kubelet does.
+const REFRESH_PERCENT: i64 = 80;
+
+/// How long a refusal (no such service account) is believed.
+const REFUSED_FOR: i64 = 60;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+type Slot = (NodeName, Key);
+
+/// What is known about a token.
+#[derive(Debug)]
+pub(crate) enum Token {
+    /// What the node holds is good.
+    HeldIsFresh,
+    /// A fresh one waits to be delivered.
+    Minted(Object),
+    /// The API server refused it; what the node holds stays.
+    Refused,
+    /// One has to be minted.
+    Wanted,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Mint {
+    wanted: WorkSet<Slot>,
+    rate: RateLimit,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    minted: HashMap<Slot, Object>,
+    /// Until when a refusal is believed, seconds since the epoch.
+    refused: HashMap<Slot, i64>,
+    /// When to look again, seconds since the epoch.
+    due: HashMap<Slot, i64>,
+}
+
+impl Mint {
+    pub(crate) fn new() -> Self {
+        Self { wanted: WorkSet::new(), rate: RateLimit::new(PER_SECOND, BURST), state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known about the token, given what the node holds.
+    pub(crate) fn look(&self, node: &NodeName, key: &Key, held: Option<&Version>, now: i64) -> Token {
+        let slot = (node.clone(), key.clone());
+        let mut state = self.lock();
+        if let Some(refresh) = held.and_then(refresh_at)
+            && now < refresh
+        {
+            state.due.insert(slot, refresh);
+            return Token::HeldIsFresh;
+        }
+        if let Some(object) = state.minted.get(&slot) {
+            if refresh_at(&object.version).is_some_and(|refresh| now < refresh) {
+                return Token::Minted(object.clone());
+            }
+            state.minted.remove(&slot);
+        }
+        match state.refused.get(&slot) {
+            Some(until) if now < *until => Token::Refused,
+            _ => Token::Wanted,
+        }
+    }
+
+    /// Asks for a token to be minted.
+    pub(crate) fn ask(&self, node: &NodeName, key: &Key) {
+        self.wanted.push((node.clone(), key.clone()));
+    }
+
+    /// The node has it durably: the body is not needed any more.
+    pub(crate) fn acked(&self, node: &NodeName, key: &Key) {
+        self.lock().minted.remove(&(node.clone(), key.clone()));
+    }
+
+    /// The node's subscription ended: nothing of it is kept.
+    pub(crate) fn forget(&self, node: &NodeName) {
+        let mut state = self.lock();
+        state.minted.retain(|(n, _), _| n != node);
+        state.refused.retain(|(n, _), _| n != node);
+        state.due.retain(|(n, _), _| n != node);
+    }
+
+    /// Those that have to be looked at again.
+    pub(crate) fn take_due(&self, now: i64) -> Vec<Slot> {
+        let mut state = self.lock();
+        let due: Vec<_> = state.due.iter().filter(|(_, at)| **at <= now).map(|(slot, _)| slot.clone()).collect();
+        for slot in &due {
+            state.due.remove(slot);
+        }
+        due
+    }
+
+    fn store(&self, slot: Slot, object: Object) {
+        let mut state = self.lock();
+        state.refused.remove(&slot);
+        if let Some(refresh) = refresh_at(&object.version) {
+            state.due.insert(slot.clone(), refresh);
+        }
+        state.minted.insert(slot, object);
+    }
+
+    fn refuse(&self, slot: Slot, now: i64) {
+        let mut state = self.lock();
+        state.refused.insert(slot.clone(), now + REFUSED_FOR);
+        state.due.insert(slot, now + REFUSED_FOR + 1);
+    }
+}
+
+/// When the token of this version has to be renewed. `None` for a version that is not ours.
+fn refresh_at(version: &Version) -> Option<i64> {
+    let (issued, expires) = version.as_str().split_once('.')?;
+    let (issued, expires): (i64, i64) = (issued.parse().ok()?, expires.parse().ok()?);
+    let life = expires.checked_sub(issued).filter(|life| *life > 0)?;
+    issued.checked_add(life.checked_mul(REFRESH_PERCENT)? / 100)
+}
+
+/// Everything that the minter works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Minter {
+    pub(crate) mint: Arc<Mint>,
+    pub(crate) api: KubeApi,
+    pub(crate) cache: Cache,
+    pub(crate) subs: Arc<Subs>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Works until cancelled.
+pub(crate) async fn run(minter: Minter) {
+    let workers = (0..WORKERS).map(|_| work(&minter));
+    futures::future::join_all(workers).await;
+}
+
+async fn work(this: &Minter) {
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    loop {
+        let slot = this.mint.wanted.pop().await;
+        let (node, key) = &slot;
+        let spec = this.cache.read().token(node, key).map(|(spec, _)| spec.clone());
+        // Nobody subscribes any more, or the pod is gone: whoever comes next asks again.
+        let (Some(spec), Some(_)) = (spec, this.subs.get(node, Kind::ServiceAccountToken)) else { continue };
+        this.mint.rate.acquire().await;
+        let now = Timestamp::now().as_second();
+        match mint(&this.api, &spec, now).await {
+            Ok(object) => {
+                backoff.reset();
+                this.metrics.tokens_minted.inc();
+                this.mint.store(slot.clone(), object);
+                this.subs.wake(node, Kind::ServiceAccountToken, key);
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%node, %key, error = skerry_common::chain(&error), "cannot mint a token");
+                this.mint.ask(node, key);
+                tokio::time::sleep(backoff.jittered()).await;
+            }
+            Err(error) => {
+                tracing::warn!(%node, %key, error = skerry_common::chain(&error), "token refused");
+                this.metrics.refuse("token_request");
+                this.mint.refuse(slot.clone(), now);
+                this.subs.wake(node, Kind::ServiceAccountToken, key);
+            }
+        }
+    }
+}
+
+async fn mint(api: &KubeApi, spec: &TokenSpec, now: i64) -> Result<Object, ApiError> {
+    let audiences: Vec<&str> = if spec.audience.is_empty() { Vec::new() } else { vec![&spec.audience] };
+    let request = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {
+            "audiences": audiences,
+            "expirationSeconds": spec.expiration_seconds,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": &*spec.pod, "uid": &*spec.pod_uid},
+        }
+    });
+    let account = Key::new(spec.key.namespace.clone(), spec.service_account.clone());
+    let answer = api.request_token(&account, request).await?;
+    let unusable = || ApiError::Refused { code: 0, message: "the answer has no token".to_owned() };
+    let status = answer.get("status").ok_or_else(unusable)?;
+    let token = status.get("token").and_then(Value::as_str).filter(|t| !t.is_empty()).ok_or_else(unusable)?;
+    let expiration = status.get("expirationTimestamp").and_then(Value::as_str).ok_or_else(unusable)?;
+    let expires: Timestamp = expiration.parse().map_err(|_| unusable())?;
+    let body = json!({
+        "pod": &*spec.pod,
+        "podUid": &*spec.pod_uid,
+        "serviceAccount": &*spec.service_account,
+        "audience": &*spec.audience,
+        "expirationSeconds": spec.expiration_seconds,
+        "token": token,
+        "expirationTimestamp": expiration,
+    });
+    let (body, packed) = compress(serde_json::to_vec(&body).unwrap_or_default());
+    let version = Version::new(format!("{now}.{}", expires.as_second()));
+    Ok(Object { version, body, encoding: encoding(packed) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn a_token_is_renewed_at_four_fifths_of_its_life() {
+        assert_eq!(refresh_at(&Version::new("1000.2000")), Some(1800));
+        for nonsense in ["", "1", "2000.1000", "a.b", "1.2.3", "-9223372036854775808.9223372036854775807"] {
+            assert_eq!(refresh_at(&Version::new(nonsense)), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_holds_a_fresh_token_is_given_no_other() {
+        let mint = Mint::new();
+        let (node, key) = (NodeName::parse("edge-1").ok(), Key::new("ns", "web.1"));
+        let Some(node) = node else { return };
+        let held = Version::new("1000.2000");
+        assert!(matches!(mint.look(&node, &key, Some(&held), 1799), Token::HeldIsFresh));
+        assert!(mint.take_due(1799).is_empty());
+        assert_eq!(mint.take_due(1800).len(), 1);
+        assert!(matches!(mint.look(&node, &key, Some(&held), 1800), Token::Wanted));
+        let object = Object {
+            version: Version::new("1800.2800"),
+            body: Bytes::new(),
+            encoding: skerry_sync::Encoding::Identity,
+        };
+        mint.store((node.clone(), key.clone()), object);
+        assert!(matches!(mint.look(&node, &key, Some(&held), 1801), Token::Minted(_)));
+        mint.acked(&node, &key);
+        let held = Version::new("1800.2800");
+        assert!(matches!(mint.look(&node, &key, Some(&held), 1801), Token::HeldIsFresh));
+        assert!(mint.lock().minted.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_is_believed_for_a_while() {
+        let mint = Mint::new();
+        let Ok(node) = NodeName::parse("edge-1") else { return };
+        let key = Key::new("ns", "web.1");
+        mint.refuse((node.clone(), key.clone()), 100);
+        assert!(matches!(mint.look(&node, &key, None, 101), Token::Refused));
+        assert!(matches!(mint.look(&node, &key, None, 161), Token::Wanted));
+        assert_eq!(mint.take_due(161).len(), 1);
+    }
+}

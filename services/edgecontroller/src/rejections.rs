@@ -1,0 +1,146 @@
+//! Tells users what was refused: Events on the object that they applied.
+//!
+//! Called from the streams without waiting; one task ([`run`]) writes. Limits: [`QUEUE`] wait, the rest is
+//! dropped (it is logged and counted in any case); [`PER_SECOND`] a second. An equal Event within the hour
+//! only raises the count of the one that is there.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skerry_common::{Key, NodeName};
+use tokio::sync::mpsc;
+
+use crate::api::{ApiError, KubeApi, Other};
+use crate::cache::Cache;
+use crate::kinds::Kind;
+use crate::trim::short_hash;
+use crate::work::RateLimit;
+
+/// Events that wait to be written.
+const QUEUE: usize = 256;
+
+/// Events a second: they inform people.
+const PER_SECOND: u32 = 10;
+
+/// Longest message of an Event, as the API server demands.
+const MAX_MESSAGE: usize = 1_024;
+
+/// Something to tell.
+#[derive(Debug)]
+pub(crate) struct Rejection {
+    kind: Kind,
+    key: Key,
+    reason: &'static str,
+    message: String,
+    node: NodeName,
+}
+
+/// Where to tell it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Rejections(mpsc::Sender<Rejection>);
+
+/// The receiving half, for [`run`].
+pub(crate) type Queue = mpsc::Receiver<Rejection>;
+
+/// A channel for rejections.
+pub(crate) fn channel() -> (Rejections, Queue) {
+    let (tx, rx) = mpsc::channel(QUEUE);
+    (Rejections(tx), rx)
+}
+
+impl Rejections {
+    /// Tells on the object itself.
+    pub(crate) fn object(&self, node: &NodeName, kind: Kind, key: &Key, reason: &'static str, message: &str) {
+        // A derived token has no object of its own to show it on.
+        let (kind, key) = match kind {
+            Kind::ServiceAccountToken => (Kind::Node, Key::new("", node.as_str())),
+            kind => (kind, key.clone()),
+        };
+        let rejection = Rejection { kind, key, reason, message: message.to_owned(), node: node.clone() };
+        // Full: it is in the log and in the metrics.
+        let _ = self.0.try_send(rejection);
+    }
+}
+
+/// Writes until cancelled.
+pub(crate) async fn run(api: KubeApi, cache: Cache, mut queue: Queue) {
+    let rate = RateLimit::new(PER_SECOND, PER_SECOND);
+    while let Some(rejection) = queue.recv().await {
+        rate.acquire().await;
+        if let Err(error) = write(&api, &cache, &rejection).await {
+            tracing::debug!(error = skerry_common::chain(&error), "event not written");
+        }
+    }
+}
+
+async fn write(api: &KubeApi, cache: &Cache, rejection: &Rejection) -> Result<(), ApiError> {
+    let uid = cache.read().get(rejection.kind, &rejection.key).map(|object| object.uid.to_string());
+    let api_version = rejection.kind.resource().map_or_else(String::new, |r| r.api_version);
+    let namespace = if rejection.key.namespace.is_empty() { "default" } else { &rejection.key.namespace };
+    let now = Timestamp::now();
+    let text = cut(&rejection.message, MAX_MESSAGE);
+    // The name is a hash of what is said, so that saying it again finds it.
+    let hour = now.as_second() / 3600;
+    let said = format!("{}\n{}\n{text}\n{}\n{hour}", rejection.kind.as_str(), rejection.reason, rejection.node);
+    let name = format!("{}.{}", cut(&rejection.key.name, 200), short_hash(said.as_bytes()));
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "involvedObject": {
+            "apiVersion": api_version,
+            "kind": rejection.kind.as_str(),
+            "namespace": &*rejection.key.namespace,
+            "name": &*rejection.key.name,
+            "uid": uid.unwrap_or_default(),
+        },
+        "reason": rejection.reason,
+        "message": text,
+        "type": "Warning",
+        "count": 1,
+        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "source": {"component": "skerry-edgecontroller", "host": rejection.node.as_str()},
+        "reportingComponent": "skerry-edgecontroller",
+        "reportingInstance": rejection.node.as_str(),
+    });
+    create_or_count(api, namespace, &name, event).await
+}
+
+/// Creates an Event, or counts it up when it is there.
+pub(crate) async fn create_or_count(api: &KubeApi, namespace: &str, name: &str, event: Value) -> Result<(), ApiError> {
+    let last = event.get("lastTimestamp").cloned().unwrap_or(Value::Null);
+    let said = event.get("count").and_then(Value::as_i64).unwrap_or(1);
+    match api.create(Other::Event, namespace, event).await {
+        Ok(_) => Ok(()),
+        Err(ApiError::AlreadyExists) => {
+            let key = Key::new(namespace, name);
+            let Some(found) = api.get(Other::Event, &key).await? else { return Ok(()) };
+            let count = found.data.get("count").and_then(Value::as_i64).unwrap_or(1);
+            // Never back, also when the same report comes twice.
+            let count = if said > 1 { said.max(count) } else { count.saturating_add(1) };
+            api.merge(Other::Event, &key, &json!({"count": count, "lastTimestamp": last})).await.map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The first bytes of a text, at a character's boundary.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_is_between_characters() {
+        assert_eq!(cut("aäb", 2), "a");
+        assert_eq!(cut("aäb", 3), "aä");
+        assert_eq!(cut("ab", 9), "ab");
+    }
+}

@@ -1,0 +1,217 @@
+//! `Sink.Report`: the reports of many nodes over one stream from a hub.
+//!
+//! One task per stream. Reports go into lanes; a lane is served in order, lanes run beside each other, at
+//! most [`PARALLEL`] at a time per stream. All Events of a node share a lane (their order counts), what
+//! concerns one object shares a lane as well. The outcome of a report is sent only when the Kubernetes API
+//! has answered.
+//!
+//! Limits: [`MAX_PER_LANE`] reports wait per lane and [`MAX_BYTES`] of bodies per stream; what is beyond is
+//! answered with retry-later at once, so a flood of one node holds up nobody. On a crash or a broken stream
+//! nothing is lost: what was not answered is reported again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use skerry_common::{drain, kinds};
+use skerry_proto::sync::v1::sink_server::Sink;
+use skerry_proto::sync::v1::{
+    Committed, Outcome, Rejected, Report, ReportRequest, ReportResponse, RetryLater, outcome, report_request,
+    report_response,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::apply::{Applied, Applier};
+use crate::registry::HUB_SERVICE;
+use crate::source::welcome;
+
+/// Outcomes that wait in the channel to one hub.
+const OUT_MESSAGES: usize = 256;
+
+/// API writes at a time for one hub.
+const PARALLEL: usize = 64;
+
+/// Reports that wait in one lane: twice the window of a reporter.
+const MAX_PER_LANE: usize = 128;
+
+/// Bytes of bodies that wait for one hub.
+const MAX_BYTES: usize = 64 << 20;
+
+/// When to come back with a report for which there was no room.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
+
+/// Lanes of one node for objects; two objects that share one only wait for each other.
+const OBJECT_LANES: u64 = 8;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct SinkService {
+    pub(crate) applier: Arc<Applier>,
+    pub(crate) stop: drain::Watch,
+}
+
+type LaneId = (String, u64);
+type Done = (LaneId, usize, Outcome);
+
+#[derive(Default)]
+struct Lanes {
+    waiting: HashMap<LaneId, VecDeque<Report>>,
+    /// Lanes with something to do that are not being served.
+    ready: VecDeque<LaneId>,
+    /// Lanes that are being served.
+    served: HashSet<LaneId>,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    bytes: usize,
+}
+
+#[tonic::async_trait]
+impl Sink for SinkService {
+    type ReportStream = ReceiverStream<Result<ReportResponse, Status>>;
+
+    async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Result<Response<Self::ReportStream>, Status> {
+        skerry_rpc::require_service(&request, &[HUB_SERVICE])?;
+        let incoming = request.into_inner();
+        let (tx, rx) = mpsc::channel(OUT_MESSAGES);
+        let this = self.clone();
+        tokio::spawn(async move { this.serve(incoming, tx).await });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+impl SinkService {
+    async fn serve(self, incoming: Streaming<ReportRequest>, tx: mpsc::Sender<Result<ReportResponse, Status>>) {
+        let mut stop = self.stop.clone();
+        let end = tokio::select! {
+            end = self.work(incoming, &tx) => end,
+            _guard = stop.stopped() => Err(Status::unavailable("edgecontroller is stopping")),
+        };
+        if let Err(status) = end {
+            tracing::info!(reason = status.message(), "sink stream ended");
+            let _ = tx.try_send(Err(status));
+        }
+    }
+
+    async fn work(
+        &self,
+        mut incoming: Streaming<ReportRequest>,
+        tx: &mpsc::Sender<Result<ReportResponse, Status>>,
+    ) -> Result<(), Status> {
+        let hello = match incoming.message().await? {
+            Some(ReportRequest { message: Some(report_request::Message::Hello(hello)) }) => hello,
+            _ => return Err(Status::invalid_argument("the first message must be hello")),
+        };
+        let welcome = report_response::Message::Welcome(welcome(&hello)?);
+        if tx.send(Ok(ReportResponse { message: Some(welcome) })).await.is_err() {
+            return Ok(());
+        }
+        let mut lanes = Lanes::default();
+        let mut reading = true;
+        while reading || !lanes.running.is_empty() || !lanes.ready.is_empty() {
+            self.start(&mut lanes);
+            let answer = tokio::select! {
+                () = tx.closed() => return Ok(()),
+                Some((lane, bytes, outcome)) = lanes.running.next() => {
+                    lanes.done(lane, bytes);
+                    Some(outcome)
+                }
+                request = incoming.message(), if reading => match request? {
+                    Some(ReportRequest { message: Some(report_request::Message::Report(report)) }) => {
+                        lanes.take(report)
+                    }
+                    Some(ReportRequest { message: Some(report_request::Message::Hello(_)) }) => {
+                        return Err(Status::invalid_argument("hello came twice"));
+                    }
+                    // A message of a newer hub.
+                    Some(ReportRequest { message: None }) => None,
+                    None => {
+                        reading = false;
+                        None
+                    }
+                },
+            };
+            if let Some(outcome) = answer {
+                let message = report_response::Message::Outcome(outcome);
+                if tx.send(Ok(ReportResponse { message: Some(message) })).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what may run.
+    fn start(&self, lanes: &mut Lanes) {
+        while lanes.running.len() < PARALLEL {
+            let Some(lane) = lanes.ready.pop_front() else { return };
+            let Some(report) = lanes.waiting.get_mut(&lane).and_then(VecDeque::pop_front) else { continue };
+            lanes.served.insert(lane.clone());
+            let applier = Arc::clone(&self.applier);
+            lanes.running.push(Box::pin(async move {
+                let bytes = report.body.len();
+                let (id, node) = (report.id, report.node.clone());
+                let applied = applier.apply(report).await;
+                (lane, bytes, outcome(id, node, applied))
+            }));
+        }
+    }
+}
+
+impl Lanes {
+    /// Puts a report into its lane, or answers that there is no room.
+    fn take(&mut self, report: Report) -> Option<Outcome> {
+        let lane = (report.node.clone(), lane(&report));
+        let queue = self.waiting.entry(lane.clone()).or_default();
+        if queue.len() >= MAX_PER_LANE || self.bytes.saturating_add(report.body.len()) > MAX_BYTES {
+            let later = Applied::Later { after: NO_ROOM_RETRY, reason: "too many reports wait".to_owned() };
+            return Some(outcome(report.id, report.node, later));
+        }
+        self.bytes += report.body.len();
+        let idle = queue.is_empty() && !self.served.contains(&lane);
+        queue.push_back(report);
+        if idle {
+            self.ready.push_back(lane);
+        }
+        None
+    }
+
+    /// A report of the lane was answered.
+    fn done(&mut self, lane: LaneId, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.served.remove(&lane);
+        if self.waiting.get(&lane).is_some_and(|queue| !queue.is_empty()) {
+            self.ready.push_back(lane);
+        } else {
+            self.waiting.remove(&lane);
+        }
+    }
+}
+
+/// The lane of a report within its node.
+fn lane(report: &Report) -> u64 {
+    if report.kind == kinds::EVENT {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    if let Some(key) = &report.key {
+        (&key.namespace, &key.name).hash(&mut hasher);
+    }
+    1 + hasher.finish() % OBJECT_LANES
+}
+
+fn outcome(id: u64, node: String, applied: Applied) -> Outcome {
+    let result = match applied {
+        Applied::Committed => outcome::Result::Committed(Committed {}),
+        Applied::Rejected { reason } => outcome::Result::Rejected(Rejected { reason }),
+        Applied::Later { after, reason } => outcome::Result::RetryLater(RetryLater {
+            after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+            reason,
+        }),
+    };
+    Outcome { id, node, result: Some(result) }
+}

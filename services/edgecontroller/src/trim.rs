@@ -1,0 +1,247 @@
+//! From an API object to what is kept and sent: trimmed JSON, its version, and the facts that the cache
+//! indexes.
+//!
+//! Called by the informers for every object. Pure. Invariants: the version is a hash of exactly the bytes
+//! that are sent before compression, so it survives a restart of the controller, equal versions mean equal
+//! bodies, and a change that the edge cannot see (a pod's status, `managedFields`, `resourceVersion`)
+//! changes neither. Limit: objects come from the API server, which bounds them at 1.5 MiB.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use kube::api::{ApiResource, DynamicObject, TypeMeta};
+use serde_json::{Value, json};
+use skerry_common::{COMPRESS_ABOVE, Encoding, Key, NodeName, Version};
+
+use crate::kinds::Kind;
+use crate::refs::{self, TokenSpec};
+
+/// Annotations that change often or are large, and that nothing at the edge reads.
+const DROPPED_ANNOTATIONS: [&str; 4] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "endpoints.kubernetes.io/last-change-trigger-time",
+    "deployment.kubernetes.io/revision",
+    "control-plane.alpha.kubernetes.io/leader",
+];
+
+/// zstd level: above 3 the time grows faster than the bytes shrink on bodies of a few KiB.
+const ZSTD_LEVEL: i32 = 3;
+
+/// An object as the cache keeps it.
+#[derive(Debug, Clone)]
+pub(crate) struct Trimmed {
+    pub(crate) key: Key,
+    pub(crate) uid: Arc<str>,
+    pub(crate) version: Version,
+    pub(crate) body: Bytes,
+    pub(crate) encoding: Encoding,
+    pub(crate) facts: Facts,
+}
+
+/// What the cache must know without decoding the body.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Facts {
+    /// Nothing.
+    #[default]
+    None,
+    /// A pod that is bound to a node.
+    Pod(Box<PodFacts>),
+    /// The volume that a claim is bound to.
+    Claim(Option<Key>),
+    /// The claim that a volume is bound to.
+    Volume(Option<Key>),
+    /// A node.
+    Node(NodeFacts),
+}
+
+/// Facts about a bound pod.
+#[derive(Debug, Clone)]
+pub(crate) struct PodFacts {
+    pub(crate) node: NodeName,
+    pub(crate) objects: Vec<(Kind, Key)>,
+    pub(crate) tokens: Vec<TokenSpec>,
+    /// Succeeded or Failed: it needs no fresh tokens.
+    pub(crate) finished: bool,
+    /// Hash of the status in the API, to compare with what a report left there.
+    pub(crate) status_hash: u64,
+}
+
+/// Facts about a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeFacts {
+    /// The API says that nobody has heard of the node (Ready is Unknown).
+    pub(crate) ready_unknown: bool,
+}
+
+/// Trims an object. `None` for what no node can ever see (a pod that is not bound) and for an object
+/// without a usable name.
+pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject) -> Option<Trimmed> {
+    let key = Key::checked(
+        object.metadata.namespace.as_deref().unwrap_or_default(),
+        object.metadata.name.as_deref().unwrap_or_default(),
+    )
+    .ok()?;
+    let uid: Arc<str> = object.metadata.uid.as_deref().unwrap_or_default().into();
+    let facts = facts(kind, &key, &uid, &object.data)?;
+
+    // Items of a list have no type; every body does.
+    object.types = Some(TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() });
+    let meta = &mut object.metadata;
+    meta.managed_fields = None;
+    meta.resource_version = None;
+    meta.self_link = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.retain(|name, _| !DROPPED_ANNOTATIONS.contains(&name.as_str()));
+        if annotations.is_empty() {
+            meta.annotations = None;
+        }
+    }
+    if let Some(data) = object.data.as_object_mut()
+        && matches!(kind, Kind::Pod | Kind::Node)
+    {
+        data.remove("status");
+        // The one thing about its status that a node cannot know: that the cloud gave it up, and so
+        // that it has to report again.
+        if matches!(&facts, Facts::Node(node) if node.ready_unknown) {
+            data.insert("status".to_owned(), json!({"conditions": [{"type": "Ready", "status": "Unknown"}]}));
+        }
+    }
+    let plain = serde_json::to_vec(&object).ok()?;
+    let version = Version::new(short_hash(&plain));
+    let (body, encoding) = compress(plain);
+    Some(Trimmed { key, uid, version, body, encoding, facts })
+}
+
+/// The first 128 bits of SHA-256, hex: nobody can make two bodies with one version.
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hex::encode(hash.as_ref().get(..16).unwrap_or_default())
+}
+
+/// 64 bits to compare statuses within one process; not a version.
+pub(crate) fn quick_hash(value: &Value) -> u64 {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    let hash = digest::digest(&digest::SHA256, &bytes);
+    hash.as_ref().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+}
+
+/// Compresses what is worth it: once, when it is stored, so that a thousand nodes cost one compression.
+pub(crate) fn compress(plain: Vec<u8>) -> (Bytes, Encoding) {
+    if plain.len() > COMPRESS_ABOVE
+        && let Ok(packed) = zstd::bulk::compress(&plain, ZSTD_LEVEL)
+        && packed.len() < plain.len()
+    {
+        // Without the slack of the compressor's buffer: a cache holds a million of these.
+        return (Bytes::from(packed.into_boxed_slice()), Encoding::Zstd);
+    }
+    (Bytes::from(plain.into_boxed_slice()), Encoding::Identity)
+}
+
+fn facts(kind: Kind, key: &Key, uid: &Arc<str>, data: &Value) -> Option<Facts> {
+    let spec = data.get("spec").unwrap_or(&Value::Null);
+    let status = data.get("status").unwrap_or(&Value::Null);
+    Some(match kind {
+        Kind::Pod => {
+            let node = spec.get("nodeName").and_then(Value::as_str).and_then(|name| NodeName::parse(name).ok())?;
+            let references = refs::of_pod(&key.namespace, &key.name, uid, spec);
+            let finished = matches!(status.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
+            Facts::Pod(Box::new(PodFacts {
+                node,
+                objects: references.objects,
+                tokens: references.tokens,
+                finished,
+                status_hash: quick_hash(status),
+            }))
+        }
+        Kind::PersistentVolumeClaim => {
+            Facts::Claim(spec.get("volumeName").and_then(Value::as_str).and_then(|name| Key::checked("", name).ok()))
+        }
+        Kind::PersistentVolume => {
+            let claim = spec.get("claimRef").unwrap_or(&Value::Null);
+            let part = |field| claim.get(field).and_then(Value::as_str).unwrap_or_default();
+            Facts::Volume(Key::checked(part("namespace"), part("name")).ok())
+        }
+        Kind::Node => {
+            let ready = status.get("conditions").and_then(Value::as_array).and_then(|conditions| {
+                conditions.iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"))
+            });
+            let ready_unknown = ready.and_then(|c| c.get("status")).and_then(Value::as_str) == Some("Unknown");
+            Facts::Node(NodeFacts { ready_unknown })
+        }
+        _ => Facts::None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+
+    fn object(value: Value) -> DynamicObject {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod(status: &str, rv: &str, image: &str) -> Trimmed {
+        let resource = Kind::Pod.resource().unwrap();
+        trim(
+            Kind::Pod,
+            &resource,
+            object(json!({
+                "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "resourceVersion": rv,
+                    "managedFields": [{"manager": "x", "operation": "Update", "fieldsType": "FieldsV1"}],
+                    "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}},
+                "spec": {"nodeName": "edge-1", "containers": [{"name": "c", "image": image}]},
+                "status": {"phase": status}
+            })),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_the_edge_cannot_see_changes_no_version() {
+        let a = pod("Pending", "1", "nginx:1");
+        let b = pod("Running", "2", "nginx:1");
+        assert_eq!(a.version, b.version);
+        assert_eq!(a.body, b.body);
+        assert_ne!(a.version, pod("Running", "2", "nginx:2").version);
+        let body: Value = serde_json::from_slice(&a.body).unwrap();
+        assert_eq!(body["kind"], "Pod");
+        assert_eq!(body["apiVersion"], "v1");
+        for gone in ["managedFields", "resourceVersion", "annotations"] {
+            assert!(body["metadata"].get(gone).is_none(), "{gone}");
+        }
+        assert!(body.get("status").is_none());
+        let (Facts::Pod(a), Facts::Pod(b)) = (a.facts, b.facts) else { panic!("no facts") };
+        assert_ne!(a.status_hash, b.status_hash);
+    }
+
+    #[test]
+    fn an_unbound_pod_is_nobodys() {
+        let resource = Kind::Pod.resource().unwrap();
+        let unbound = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {}});
+        assert!(trim(Kind::Pod, &resource, object(unbound)).is_none());
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_learns_it() {
+        let resource = Kind::Node.resource().unwrap();
+        let node = |ready: &str, beat: &str| {
+            let value = json!({"metadata": {"name": "edge-1"}, "status": {"conditions": [
+                {"type": "Ready", "status": ready, "lastHeartbeatTime": beat}]}});
+            trim(Kind::Node, &resource, object(value)).unwrap()
+        };
+        assert_eq!(node("True", "2026-01-01T00:00:00Z").version, node("False", "2026-01-02T00:00:00Z").version);
+        assert_ne!(node("True", "2026-01-01T00:00:00Z").version, node("Unknown", "2026-01-01T00:00:00Z").version);
+    }
+
+    #[test]
+    fn large_bodies_are_compressed_and_come_back() {
+        let resource = Kind::ConfigMap.resource().unwrap();
+        let map = json!({"metadata": {"name": "a", "namespace": "b"}, "data": {"x": "lorem ipsum ".repeat(500)}});
+        let trimmed = trim(Kind::ConfigMap, &resource, object(map)).unwrap();
+        assert_eq!(trimmed.encoding, Encoding::Zstd);
+        let plain = zstd::bulk::decompress(&trimmed.body, 1 << 20).unwrap();
+        assert_eq!(trimmed.version.as_str(), short_hash(&plain));
+    }
+}
