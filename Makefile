@@ -47,6 +47,9 @@ unit:
 	$(CARGO) build --locked --workspace --bins
 	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" $(CARGO) nextest run --locked --workspace
 
+sim: ## simulate the sync protocol with SEEDS=1000 (optimised)
+	$(CARGO) run --locked --release -p skerry-sim -- --seeds $(SEEDS)
+
 dist: tools ## build what is shipped (optimised, jemalloc)
 	$(CARGO) build --locked --profile dist --workspace --bins --features skerry/jemalloc
 

@@ -12,15 +12,25 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use skerry_common::{NodeName, exit};
+use skerry_edged::Edged;
+use skerry_edgehub::EdgeHub;
 use skerry_identity::{Clock, CredentialStore, Credentials, TrustDomain};
+use skerry_proto::edge::v1::GetStatusRequest;
+use skerry_proto::edge::v1::edge_client::EdgeClient;
+use tonic::Request;
 
 use crate::failure::{Context as _, Failure, Result};
-use crate::places;
 use crate::process::write_atomically;
+use crate::tasks::Tasks;
+use crate::{dial, notify, places};
 
 /// Time for the last reports to be stored and the connection to be closed.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Longest time that edgehub may take to answer on its own machine.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Options of `skerry edge`.
 #[derive(Debug, Args)]
@@ -72,7 +82,10 @@ pub(crate) struct EdgeConfig {
     /// CRI socket; found by itself when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) runtime_endpoint: Option<String>,
-    /// Address of the admin server.
+    /// Where the logs of pods go.
+    #[serde(default = "pod_log_dir")]
+    pub(crate) pod_log_dir: PathBuf,
+    /// Address of edgehub's admin server; edged takes the next port.
     pub(crate) admin_listen: SocketAddr,
     /// Labels of the Node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -80,6 +93,10 @@ pub(crate) struct EdgeConfig {
     /// Taints of the Node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) taints: Vec<Taint>,
+}
+
+fn pod_log_dir() -> PathBuf {
+    places::POD_LOG_DIR.into()
 }
 
 impl EdgeConfig {
@@ -93,11 +110,102 @@ impl EdgeConfig {
         Ok(config)
     }
 
+    /// Address of edged's admin server.
+    pub(crate) fn edged_admin(&self) -> SocketAddr {
+        SocketAddr::new(self.admin_listen.ip(), self.admin_listen.port().saturating_add(1))
+    }
+
+    /// The configuration file of edgehub in a process of its own.
+    pub(crate) fn edgehub_file(&self) -> Value {
+        json!({
+            "nodeName": self.node_name,
+            "hubs": self.hubs,
+            "trustDomain": self.trust_domain,
+            "credentials": self.data_dir.join(places::EDGE_CREDENTIALS),
+            "store": self.data_dir.join(places::EDGE_STORE),
+        })
+    }
+
+    /// The configuration file of edged in a process of its own.
+    pub(crate) fn edged_file(&self) -> Value {
+        let mut file = json!({
+            "nodeName": self.node_name,
+            "rootDir": self.data_dir.join(places::EDGED_ROOT),
+            "podLogDir": self.pod_log_dir,
+            "edgehub": self.data_dir.join(places::EDGE_SOCKET),
+            "labels": self.labels,
+            "taints": self.taints,
+        });
+        if let (Some(endpoint), Some(file)) = (&self.runtime_endpoint, file.as_object_mut()) {
+            file.insert("runtimeEndpoint".into(), endpoint.clone().into());
+        }
+        file
+    }
+
     /// Writes it. With this file the node is complete.
     pub(crate) fn save(&self) -> Result<()> {
         let text = serde_saphyr::to_string(self).or_fail(|| "cannot write the node's configuration".into())?;
         write_atomically(&self.data_dir.join(places::EDGE_CONFIG), text.as_bytes(), 0o600)
     }
+}
+
+/// Runs the node's services until told to stop.
+pub(crate) async fn run(args: EdgeArgs) -> Result<()> {
+    let config = EdgeConfig::load(&args.data_dir)?;
+    let mut tasks = Tasks::new(DRAIN);
+    edgehub(&config, &mut tasks).await?;
+    edged(&config, &mut tasks).await?;
+    notify::notify("READY=1");
+    tracing::info!(node = %config.node_name, "node services run");
+    let socket = config.data_dir.join(places::EDGE_SOCKET);
+    tokio::select! {
+        ended = tasks.run() => ended,
+        () = notify::feed(async || answers(&socket).await) => Ok(()),
+    }
+}
+
+/// Whether edgehub answers the services of its node: what the watchdog is about.
+async fn answers(socket: &Path) -> bool {
+    let request = skerry_rpc::deadline(Request::new(GetStatusRequest {}), ANSWER);
+    EdgeClient::new(dial::unix(socket)).get_status(request).await.is_ok()
+}
+
+async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
+    let (registry, _) = tasks.admin(config.admin_listen).await?;
+    let hub = skerry_edgehub::Config {
+        node_name: config.node_name.clone(),
+        hubs: config.hubs.clone(),
+        trust_domain: config.trust_domain.clone(),
+        credentials: config.data_dir.join(places::EDGE_CREDENTIALS),
+        store: config.data_dir.join(places::EDGE_STORE),
+        services: true,
+        times: skerry_edgehub::LinkTimes::default(),
+    };
+    let listen = skerry_edgehub::Listen::Socket(config.data_dir.join(places::EDGE_SOCKET));
+    let hub = EdgeHub::build(hub, listen, &registry).await.or_fail(|| "cannot start edgehub".into())?;
+    let stop = tasks.stop();
+    tasks.spawn("edgehub", async move { hub.run(stop).await.or_fail(|| "it ended".into()) });
+    Ok(())
+}
+
+async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
+    let (registry, _) = tasks.admin(config.edged_admin()).await?;
+    let socket = config.data_dir.join(places::EDGE_SOCKET);
+    let taint = |t: &Taint| skerry_edged::Taint { key: t.key.clone(), value: t.value.clone(), effect: t.effect.clone() };
+    let options = skerry_edged::Config {
+        root_dir: config.data_dir.join(places::EDGED_ROOT),
+        pod_log_dir: config.pod_log_dir.clone(),
+        runtime_endpoint: config.runtime_endpoint.clone(),
+        edgehub: socket.clone(),
+        labels: config.labels.clone(),
+        taints: config.taints.iter().map(taint).collect(),
+        ..skerry_edged::Config::new(config.node_name.clone())
+    };
+    let edged = Edged::build(options, skerry_edged::Connect::Socket(socket), &registry);
+    let edged = edged.await.or_fail(|| "cannot start edged".into())?;
+    let stop = tasks.stop();
+    tasks.spawn("edged", async move { edged.run(stop).await.or_fail(|| "it ended".into()) });
+    Ok(())
 }
 
 /// The node's newest good credentials.
@@ -129,7 +237,8 @@ mod tests {
             trust_domain: "skerry.local".into(),
             data_dir: dir.path().to_owned(),
             runtime_endpoint: None,
-            admin_listen: places::loopback(places::EDGE_ADMIN_PORT),
+            pod_log_dir: pod_log_dir(),
+            admin_listen: places::loopback(places::EDGEHUB_ADMIN_PORT),
             labels: BTreeMap::from([("zone".into(), "yes".into())]),
             taints: vec![Taint::parse("a=b:NoExecute").unwrap(), Taint::parse("c:NoSchedule").unwrap()],
         };

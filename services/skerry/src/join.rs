@@ -49,8 +49,11 @@ pub(crate) struct JoinArgs {
     /// Directory of the node's state.
     #[arg(long, default_value = places::EDGE_DIR)]
     pub(crate) data_dir: PathBuf,
-    /// Address of the admin server.
-    #[arg(long, default_value_t = places::loopback(places::EDGE_ADMIN_PORT))]
+    /// Where the logs of pods go.
+    #[arg(long, default_value = places::POD_LOG_DIR)]
+    pub(crate) pod_log_dir: PathBuf,
+    /// Address of edgehub's admin server; edged takes the next port.
+    #[arg(long, default_value_t = places::loopback(places::EDGEHUB_ADMIN_PORT))]
     pub(crate) admin_listen: std::net::SocketAddr,
     /// Neither install nor start the service.
     #[arg(long)]
@@ -151,6 +154,7 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         trust_domain: String::new(),
         data_dir: places::absolute(&args.data_dir)?,
         runtime_endpoint: args.runtime_endpoint.clone(),
+        pod_log_dir: places::absolute(&args.pod_log_dir)?,
         admin_listen: args.admin_listen,
         labels,
         taints,

@@ -1,3 +1,84 @@
-//! The Skerry command line.
+//! The Skerry command line and the all-in-one process.
+//!
+//! Arguments, telemetry, the command, the exit code: everything else is in the modules. A wrong
+//! command line ends with 64, a failed command with the code of its [`failure::Failure`].
 
-fn main() {}
+mod check;
+mod cli;
+mod cloud;
+mod cluster;
+mod dial;
+mod down;
+mod edge;
+mod failure;
+mod hub;
+mod join;
+mod kubernetes;
+mod net;
+mod node;
+mod notify;
+mod places;
+mod pods;
+mod process;
+mod reset;
+mod runtime;
+mod status;
+mod supervise;
+mod systemd;
+mod tasks;
+mod token;
+mod ui;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use skerry_common::exit;
+use skerry_telemetry::{LogConfig, LogFormat};
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// What the tools log unless they are asked for more: only trouble.
+const TOOL_FILTER: &str = "warn";
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&failure::Failure::new("cannot start the runtime").because(&error)),
+    };
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: cli::Cli) -> ExitCode {
+    let tool = (!cli.command.is_service()).then(|| TOOL_FILTER.to_owned());
+    let config = LogConfig {
+        format: if cli.log_json { LogFormat::Json } else { LogFormat::Pretty },
+        filter: cli.log_filter.or(tool),
+        service: "skerry".into(),
+    };
+    let _guard = match skerry_telemetry::init(&config) {
+        Ok(guard) => guard,
+        Err(error) => return failed(&failure::Failure::usage("cannot start logging").because(&error)),
+    };
+    // For the libraries that take the process's provider (kube); ours name theirs. An error means that
+    // there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match cli.command.run().await {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn failed(failure: &failure::Failure) -> ExitCode {
+    ui::note(failure.to_string());
+    ExitCode::from(failure.code)
+}

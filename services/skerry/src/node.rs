@@ -4,7 +4,7 @@
 //! in again. The Node object and the pods stay: what becomes of them is the operator's decision.
 
 use clap::{Args, Subcommand};
-use skerry_common::NodeName;
+use skerry_common::{NodeName, exit};
 
 use crate::cluster;
 use crate::failure::{Failure, Result};
@@ -39,7 +39,9 @@ pub(crate) async fn run(command: NodeCommand) -> Result<()> {
     }
     let client = args.cluster.client().await?;
     for name in names {
-        cluster::revoke_node(&client, &name).await?;
+        if cluster::revoke_node(&client, &name).await? == 0 {
+            return Err(Failure::new(format!("node {name} has no keys: it never joined")).code(exit::NOT_FOUND));
+        }
         ui::note(format!("node {name} is revoked; remove what is left of it with: kubectl delete node {name}"));
     }
     Ok(())

@@ -39,14 +39,14 @@ pub(crate) fn watchdog_interval() -> Option<Duration> {
 }
 
 /// Feeds the watchdog as long as `healthy` agrees. Ends never; drop it to stop.
-pub(crate) async fn feed(healthy: impl Fn() -> bool) {
+pub(crate) async fn feed(healthy: impl AsyncFn() -> bool) {
     let Some(interval) = watchdog_interval() else {
         return std::future::pending().await;
     };
     let mut tick = tokio::time::interval(interval);
     loop {
         tick.tick().await;
-        if healthy() {
+        if healthy().await {
             notify("WATCHDOG=1");
         }
     }

@@ -17,8 +17,12 @@ pub(crate) const EDGE_CONFIG: &str = "edge.yaml";
 pub(crate) const EDGE_CREDENTIALS: &str = "credentials";
 /// edgehub's socket for the services of its node, in its directory.
 pub(crate) const EDGE_SOCKET: &str = "edgehub.sock";
-/// edgehub's store, in its directory.
-pub(crate) const EDGE_STORE: &str = "store.db";
+/// Folder of edgehub's store, in its directory.
+pub(crate) const EDGE_STORE: &str = "store";
+/// Folder of edged's volumes and files of pods, in its directory.
+pub(crate) const EDGED_ROOT: &str = "edged";
+/// Where the logs of pods go on a node: where log collectors look for them.
+pub(crate) const POD_LOG_DIR: &str = "/var/log/pods";
 /// Name of the kubeconfig in the directory of `up`.
 pub(crate) const KUBECONFIG: &str = "kubeconfig";
 /// Namespace of everything that Skerry keeps in the cluster.
@@ -42,8 +46,11 @@ pub(crate) const EDGECONTROLLER_ADMIN_PORT: u16 = 9092;
 pub(crate) const APISERVER_ADMIN_PORT: u16 = 9093;
 /// Admin port of the embedded controllers.
 pub(crate) const CONTROLLERS_ADMIN_PORT: u16 = 9094;
-/// Admin port of the node's services.
-pub(crate) const EDGE_ADMIN_PORT: u16 = 9095;
+/// Admin port of edgehub.
+pub(crate) const EDGEHUB_ADMIN_PORT: u16 = 9095;
+
+/// Admin port of edged: the one after edgehub's.
+pub(crate) const EDGED_ADMIN_PORT: u16 = 9096;
 
 /// An address of this machine only.
 pub(crate) fn loopback(port: u16) -> SocketAddr {
@@ -74,7 +81,8 @@ mod tests {
             ("apiserver", loopback(APISERVER_ADMIN_PORT).to_string()),
             ("controllers", loopback(CONTROLLERS_ADMIN_PORT).to_string()),
             ("edgehub", format!("<data-dir>/{EDGE_SOCKET}")),
-            ("edge", loopback(EDGE_ADMIN_PORT).to_string()),
+            ("edgehub", loopback(EDGEHUB_ADMIN_PORT).to_string()),
+            ("edged", loopback(EDGED_ADMIN_PORT).to_string()),
         ] {
             assert!(
                 table.iter().any(|l| l.starts_with(&format!("| {process} ")) && l.contains(&format!("| {address} |"))),

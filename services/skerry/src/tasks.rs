@@ -4,9 +4,12 @@
 //! was told to is a failure of the process, never a log line: the process drains and ends, and its
 //! supervisor starts it again. SIGTERM or SIGINT drains; what is not done by the deadline is dropped.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use skerry_common::{drain, shutdown};
+use skerry_telemetry::admin::Admin;
+use skerry_telemetry::{Readiness, Registry};
 use tokio::task::JoinSet;
 
 use crate::failure::{Context as _, Failure, Result};
@@ -33,6 +36,23 @@ impl Tasks {
     /// Adds a task.
     pub(crate) fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<()>> + Send + 'static) {
         self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Adds an admin server for a service, and gives what the service counts with. The server answers
+    /// until the deadline of the drain, so that the end of a process can be watched.
+    pub(crate) async fn admin(&mut self, address: SocketAddr) -> Result<(Registry, Readiness)> {
+        let (registry, readiness) = (Registry::new(), Readiness::new());
+        let admin = Admin::bind(address, registry.clone(), readiness.clone()).await.map_err(|error| {
+            Failure::usage("cannot start an admin server").because(&error).cure("stop who uses the port, or change it")
+        })?;
+        let mut stop = self.watch.clone();
+        let ready = readiness.clone();
+        tokio::spawn(admin.serve(async move {
+            drop(stop.stopped().await);
+            ready.drain();
+            stop.forced().await;
+        }));
+        Ok((registry, readiness))
     }
 
     /// Waits for a signal or for a task that ends, whichever is first; then stops everything.

@@ -1,1 +1,10 @@
-//! End-to-end tests on real components.
+//! End-to-end tests on real components: real processes, real containerd, the real command line.
+//!
+//! [`System`] is one `skerry up`; [`Machine`] says what a test left behind. The tests are in `tests/`
+//! and need root.
+
+mod machine;
+mod system;
+
+pub use machine::Machine;
+pub use system::{System, program};

@@ -11,6 +11,22 @@ use crate::process::write_atomically;
 
 const FILE: &str = "up.json";
 
+/// Addresses of the admin servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Admin {
+    /// Of cloudhub.
+    pub(crate) hub: SocketAddr,
+    /// Of edgecontroller.
+    pub(crate) edgecontroller: SocketAddr,
+    /// Of the API server.
+    pub(crate) apiserver: SocketAddr,
+    /// Of the controllers.
+    pub(crate) controllers: SocketAddr,
+    /// Of edgehub; edged takes the next port.
+    pub(crate) edgehub: SocketAddr,
+}
+
 /// Ports of a system that `up` starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,28 +37,24 @@ pub(crate) struct Ports {
     pub(crate) apiserver: SocketAddr,
     /// edgecontroller, for cloudhub.
     pub(crate) edgecontroller: SocketAddr,
-    /// Admin servers: cloudhub, edgecontroller, apiserver, controllers, edge.
-    pub(crate) admin: [SocketAddr; 5],
+    /// The admin servers.
+    pub(crate) admin: Admin,
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        use places::{
-            APISERVER_ADMIN_PORT, APISERVER_PORT, CONTROLLERS_ADMIN_PORT, EDGE_ADMIN_PORT, EDGECONTROLLER_ADMIN_PORT,
-            EDGECONTROLLER_PORT, HUB_ADMIN_PORT, HUB_PORT, loopback,
-        };
+        use places::loopback;
         Self {
-            hub: SocketAddr::from(([0, 0, 0, 0], HUB_PORT)),
-            apiserver: loopback(APISERVER_PORT),
-            edgecontroller: loopback(EDGECONTROLLER_PORT),
-            admin: [
-                HUB_ADMIN_PORT,
-                EDGECONTROLLER_ADMIN_PORT,
-                APISERVER_ADMIN_PORT,
-                CONTROLLERS_ADMIN_PORT,
-                EDGE_ADMIN_PORT,
-            ]
-            .map(loopback),
+            hub: SocketAddr::from(([0, 0, 0, 0], places::HUB_PORT)),
+            apiserver: loopback(places::APISERVER_PORT),
+            edgecontroller: loopback(places::EDGECONTROLLER_PORT),
+            admin: Admin {
+                hub: loopback(places::HUB_ADMIN_PORT),
+                edgecontroller: loopback(places::EDGECONTROLLER_ADMIN_PORT),
+                apiserver: loopback(places::APISERVER_ADMIN_PORT),
+                controllers: loopback(places::CONTROLLERS_ADMIN_PORT),
+                edgehub: loopback(places::EDGEHUB_ADMIN_PORT),
+            },
         }
     }
 }
@@ -55,7 +67,13 @@ impl Ports {
             hub: at(0),
             apiserver: at(1),
             edgecontroller: at(2),
-            admin: [at(3), at(4), at(5), at(6), at(7)],
+            admin: Admin {
+                hub: at(3),
+                edgecontroller: at(4),
+                apiserver: at(5),
+                controllers: at(6),
+                edgehub: at(7),
+            },
         }
     }
 

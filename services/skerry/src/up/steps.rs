@@ -31,14 +31,15 @@ pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mu
     let client = control_plane(found).await?;
     steps.done(format!("Kubernetes API at https://{}", state.ports.apiserver));
 
+    let admin = &state.ports.admin;
     if state.processes {
-        cluster::prepare(&client, &found.dir).await?;
-        units::cloud(found, state)?;
+        units::controllers(found, state)?;
     }
-    let [hub, edgecontroller, ..] = state.ports.admin;
-    for admin in [edgecontroller, hub] {
-        wait::until(async || wait::is_ready(admin).await.then_some(())).await;
+    ready(admin.edgecontroller).await;
+    if state.processes {
+        units::hub(found, state)?;
     }
+    ready(admin.hub).await;
     steps.done(format!("edgecontroller, and cloudhub for nodes at {}", state.ports.hub));
 
     if !state.cloud_only {
@@ -49,6 +50,10 @@ pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mu
     }
     next(args, found);
     Ok(())
+}
+
+async fn ready(admin: std::net::SocketAddr) {
+    wait::until(async || wait::is_ready(admin).await.then_some(())).await;
 }
 
 async fn control_plane(found: &Places) -> Result<Client> {
@@ -91,8 +96,9 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
             labels: Vec::new(),
             taints: Vec::new(),
             runtime_endpoint: Some(endpoint),
+            pod_log_dir: data_dir.join("pod-logs"),
             data_dir,
-            admin_listen: state.ports.admin[4],
+            admin_listen: state.ports.admin.edgehub,
             no_start: true,
             skip_checks: true,
         };

@@ -1,6 +1,120 @@
-//! x
-use super::state::State; use crate::supervise::Places; use crate::failure::Result;
-pub(super) fn runtime(_f: &Places) -> Result<()> { Ok(()) }
-pub(super) fn control_plane(_f: &Places, _s: &State) -> Result<()> { Ok(()) }
-pub(super) fn cloud(_f: &Places, _s: &State) -> Result<()> { Ok(()) }
-pub(super) fn edge(_f: &Places, _s: &State) -> Result<()> { Ok(()) }
+//! The processes of `skerry up`, and the configuration files of those that have one.
+//!
+//! Either one process for the cloud and one for the node, or every service as its own program; the
+//! services cannot tell the difference. Files are written anew each time: they follow from the state.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use skerry_cloudhub::SourceConfig;
+
+use super::state::{Ports, State};
+use crate::edge::EdgeConfig;
+use crate::failure::{Context as _, Failure, Result};
+use crate::process::write_atomically;
+use crate::supervise::{Places, Unit};
+use crate::{cloud, cluster, places};
+
+/// Longest time that a service has to stop; the services' own deadlines are shorter.
+const STOP_SECONDS: u64 = 35;
+
+/// The private container runtime.
+pub(super) fn runtime(found: &Places) -> Result<()> {
+    found.want("runtime", &ours(1, &["runtime", "--dir", &text(&found.dir)?])?)
+}
+
+/// The control plane; in one process, with the cloud services.
+pub(super) fn control_plane(found: &Places, state: &State) -> Result<()> {
+    if !state.processes {
+        return found.want("cloud", &ours(2, &["cloud", "--dir", &text(&found.dir)?])?);
+    }
+    let ports = &state.ports;
+    service(found, 2, "apiserver", &cloud::apiserver_file(&found.dir, ports), ports.admin.apiserver, &[])
+}
+
+/// Controllers and edgecontroller as processes of their own.
+pub(super) fn controllers(found: &Places, state: &State) -> Result<()> {
+    let ports = &state.ports;
+    let controllers = cloud::controllers_file(&found.dir);
+    service(found, 3, "controllers", &controllers, ports.admin.controllers, &[])?;
+    let edgecontroller = json!({
+        "listen": ports.edgecontroller,
+        "kubeconfig": found.dir.join(places::KUBECONFIG),
+        "trustDomain": places::TRUST_DOMAIN,
+        "credentials": { cluster::CLOUDHUB: cluster::credentials_of(&found.dir, cluster::CLOUDHUB) },
+    });
+    service(found, 4, "edgecontroller", &edgecontroller, ports.admin.edgecontroller, &[])?;
+    Ok(())
+}
+
+/// The hub as a process of its own; edgecontroller has issued its certificate by now.
+pub(super) fn hub(found: &Places, state: &State) -> Result<()> {
+    let ports = &state.ports;
+    let hub = json!({
+        "name": cloud::HUB_NAME,
+        "listen": ports.hub,
+        "credentials": cluster::credentials_of(&found.dir, cluster::CLOUDHUB),
+        "trustDomain": places::TRUST_DOMAIN,
+        "sources": [hub_source(ports)],
+        "registry": cluster::EDGECONTROLLER,
+    });
+    service(found, 5, "cloudhub", &hub, ports.admin.hub, &[])
+}
+
+/// The node, which has joined by now.
+pub(super) fn edge(found: &Places, state: &State) -> Result<()> {
+    let data_dir = found.dir.join("edge");
+    if !state.processes {
+        return found.want("edge", &ours(9, &["edge", "--data-dir", &text(&data_dir)?])?);
+    }
+    let config = EdgeConfig::load(&data_dir)?;
+    let socket = text(&data_dir.join(places::EDGE_SOCKET))?;
+    service(found, 8, "edgehub", &config.edgehub_file(), config.admin_listen, &["--socket", &socket])?;
+    service(found, 9, "edged", &config.edged_file(), config.edged_admin(), &[])
+}
+
+fn hub_source(ports: &Ports) -> Value {
+    let source = SourceConfig::edgecontroller(vec![ports.edgecontroller.to_string()]);
+    json!({ "name": source.name, "addresses": source.addresses, "kinds": source.kinds, "reports": source.reports })
+}
+
+/// A unit that runs this program.
+fn ours(order: u32, arguments: &[&str]) -> Result<Unit> {
+    let program = std::env::current_exe().or_fail(|| "cannot find this program".into())?;
+    Ok(unit(order, program, arguments.iter().map(|&a| a.to_owned()).collect()))
+}
+
+/// A service with its own program and configuration file.
+fn service(
+    found: &Places,
+    order: u32,
+    name: &str,
+    config: &Value,
+    admin: std::net::SocketAddr,
+    more: &[&str],
+) -> Result<()> {
+    let here = std::env::current_exe().or_fail(|| "cannot find this program".into())?;
+    let program = here.with_file_name(format!("skerry-{name}"));
+    if !program.exists() {
+        return Err(Failure::usage(format!("{} is not there", program.display()))
+            .cause("with --processes every service has its own program")
+            .cure("make build, or leave --processes out"));
+    }
+    let file = found.dir.join("config").join(format!("{name}.yaml"));
+    let yaml = serde_saphyr::to_string(config).or_fail(|| format!("cannot write {}", file.display()))?;
+    write_atomically(&file, yaml.as_bytes(), 0o600)?;
+    let mut arguments = vec!["--config".to_owned(), text(&file)?, "--admin".to_owned(), admin.to_string()];
+    arguments.extend(more.iter().map(|&a| a.to_owned()));
+    found.want(name, &unit(order, program, arguments))
+}
+
+fn unit(order: u32, program: PathBuf, arguments: Vec<String>) -> Unit {
+    Unit { order, program, arguments, environment: BTreeMap::new(), stop_seconds: STOP_SECONDS }
+}
+
+fn text(path: &std::path::Path) -> Result<String> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::usage(format!("the path {} is not text", path.display())))
+}
