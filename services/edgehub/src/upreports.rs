@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::report_request::Message as Up;
 use skerry_proto::sync::v1::report_response::Message as M;
@@ -135,7 +136,16 @@ impl Outbox {
             let idle = self.lock().in_flight_len() == 0 && reports.is_some();
             tokio::select! {
                 message = stream.message() => match message? {
-                    Some(pb::ReportResponse { message: Some(M::Outcome(outcome)) }) => self.settle(outcome).await?,
+                    Some(pb::ReportResponse { message: Some(M::Outcome(outcome)) }) => {
+                        let mut outcomes = vec![outcome];
+                        // Those that are here already leave the outbox in one transaction.
+                        while let Some(Ok(Some(pb::ReportResponse { message: Some(M::Outcome(next)) }))) =
+                            stream.message().now_or_never()
+                        {
+                            outcomes.push(next);
+                        }
+                        self.settle(outcomes).await?;
+                    }
                     Some(_) => return Err(SessionError::Unexpected { got: "another message", expected: "an outcome" }),
                     // We ended it, or the hub did and everything in flight is pending again.
                     None => return Ok(()),
@@ -177,23 +187,26 @@ impl Outbox {
         }))
     }
 
-    async fn settle(&self, outcome: pb::Outcome) -> Result<(), SessionError> {
-        let (id, outcome) = Outcome::from_wire(outcome)?;
+    async fn settle(&self, outcomes: Vec<pb::Outcome>) -> Result<(), SessionError> {
         let now = self.now_ms();
-        let settled = self.lock().outcome(id, outcome, now);
-        match settled {
-            Settled::Remove(id) => {
-                self.metrics.reports_committed.inc();
-                self.store.remove(&[id]).await?;
+        let mut done = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            let (id, outcome) = Outcome::from_wire(outcome)?;
+            let settled = self.lock().outcome(id, outcome, now);
+            match settled {
+                Settled::Remove(id) => {
+                    self.metrics.reports_committed.inc();
+                    done.push(id);
+                }
+                Settled::Rejected(id, reason) => {
+                    self.metrics.reports_rejected.inc();
+                    tracing::warn!(id, reason, "the cloud rejected a report");
+                    done.push(id);
+                }
+                Settled::Later { .. } | Settled::Ignored(_) => {}
             }
-            Settled::Rejected(id, reason) => {
-                self.metrics.reports_rejected.inc();
-                tracing::warn!(id, reason, "the cloud rejected a report");
-                self.store.remove(&[id]).await?;
-            }
-            Settled::Later { .. } | Settled::Ignored(_) => {}
         }
-        Ok(())
+        Ok(self.store.remove(&done).await?)
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,0 +1,5 @@
+//! The link between a node and the cloud, on good days and bad ones.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod relay;
