@@ -187,6 +187,11 @@ impl WatchCache {
         applied.max(self.read().last)
     }
 
+    /// The version of the newest change of this resource itself.
+    pub fn last_change(&self) -> u64 {
+        self.read().last
+    }
+
     /// The selected objects. Matching happens outside the lock.
     pub fn snapshot(&self, filter: &Filter) -> Snapshot {
         let applied = self.applied.load(Ordering::Acquire);
