@@ -83,7 +83,7 @@ async fn a_source_that_cannot_tell_deletes_nothing() {
     let hub = fixture.hub("hub-0").await.unwrap();
     let proxy = FaultProxy::start(hub.address).await.unwrap();
     let edge = fixture.edge("edge-1", proxy.address()).await.unwrap();
-    edge.view(kinds::POD, |local| local.objects.len() == 1).await.unwrap();
+    edge.view(kinds::POD, |local| local.in_sync && local.objects.len() == 1).await.unwrap();
 
     fixture.cloud.lose_everything();
     proxy.set(Mode::Cut);
