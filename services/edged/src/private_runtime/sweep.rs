@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{CRI_NAMESPACE, RuntimeOptions, STOP_TIMEOUT};
 use crate::error::Error;
+use crate::mounts::unmount_below;
 
 const POLL: Duration = Duration::from_millis(20);
 /// A control group or a directory can be busy for a moment after its last process died.
@@ -183,39 +183,6 @@ fn shim_sockets(options: &RuntimeOptions) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Detaches every mount at or below the given directories, the last one first.
-pub(crate) fn unmount_below(dirs: &[&Path]) {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points: Vec<PathBuf> =
-        table.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p))).collect();
-    for point in points.iter().rev() {
-        if dirs.iter().any(|d| point.starts_with(d)) {
-            let _ = umount2(point, MntFlags::MNT_DETACH);
-        }
-    }
-}
-
-/// The mount table writes blanks and the like as three octal digits.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let code = (*first == b'\\').then(|| tail.get(..3)).flatten();
-        let code = code.and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 8).ok());
-        match code {
-            Some(byte) => {
-                out.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 fn run(program: &str, args: &[&str]) -> Option<String> {
     let out = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     out.status.success().then(|| String::from_utf8_lossy(&out.stdout).into_owned())
@@ -371,11 +338,5 @@ mod tests {
         let words = split_rule(r#"-A POSTROUTING -s 10.1.0.2/32 -m comment --comment "name: \"br\" id: \"abc\"" -j CNI-1"#);
         assert_eq!(words.get(7).map(String::as_str), Some(r#"name: "br" id: "abc""#));
         assert_eq!(words.last().map(String::as_str), Some("CNI-1"));
-    }
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape(r"/a\040b"), "/a b");
-        assert_eq!(unescape(r"/a\b"), r"/a\b");
     }
 }

@@ -1,0 +1,150 @@
+//! edged as a whole: built, then run until told to stop.
+//!
+//! [`Edged::build`] checks the configuration and finds the runtime's socket; nothing is connected.
+//! [`Edged::run`] starts the tasks — relist, EdgeHub's two streams, the node's status, the agent with
+//! its workers — and ends when it is told to, or with an error when one of them ends. Stopping never
+//! touches a pod; the last reports get [`FLUSH`] to reach EdgeHub.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use skerry_common::drain;
+use skerry_rpc::Channel;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::agent::Agent;
+use crate::config::{Config, Connect};
+use crate::context::{Context, Learned, PARALLEL_STARTS};
+use crate::error::Error;
+use crate::events::Events;
+use crate::hub;
+use crate::images::PARALLEL_PULLS;
+use crate::metrics::Metrics;
+use crate::node::{self, NodeTask};
+use crate::objects::Objects;
+use crate::reports::Outbox;
+use crate::runtime::dns::ClusterDns;
+use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
+use crate::runtime::{Cri, find};
+
+/// Time for the last reports at a stop.
+const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH_POLL: Duration = Duration::from_millis(20);
+
+/// edged, ready to run.
+pub struct Edged {
+    context: Arc<Context>,
+    channel: Channel,
+    health: watch::Sender<Health>,
+    config: Config,
+}
+
+impl std::fmt::Debug for Edged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Edged({})", self.context.node)
+    }
+}
+
+impl Edged {
+    /// Checks the configuration, makes the directories and finds the container runtime.
+    ///
+    /// # Errors
+    /// See [`Error`]; a runtime that does not answer yet is not one.
+    pub async fn build(config: Config, connect: Connect, telemetry: &skerry_telemetry::Registry) -> Result<Self, Error> {
+        config.check()?;
+        let socket = find::socket(config.runtime_endpoint.as_deref())?;
+        for dir in [&config.root_dir, &config.pod_log_dir] {
+            tokio::fs::create_dir_all(dir).await.map_err(|e| Error::io(dir, e))?;
+        }
+        let channel = match connect {
+            Connect::Socket(path) => Channel::unix(path),
+            Connect::Pipe(connector) => Channel::pipe(connector),
+        };
+        tracing::info!(runtime = %socket.display(), "container runtime");
+        let node = config.node_name.to_string();
+        let (health, health_rx) = watch::channel(Health {
+            answers: false,
+            trouble: "container runtime was not asked yet".into(),
+        });
+        let outbox = Outbox::default();
+        let context = Context {
+            node: node.clone(),
+            root: config.root_dir.clone(),
+            log_dir: config.pod_log_dir.clone(),
+            cluster_dns: ClusterDns {
+                servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
+                domain: config.cluster_domain.clone(),
+            },
+            cri: Cri::new(&socket, &node),
+            objects: Objects::default(),
+            events: Events::new(outbox.clone(), &node),
+            outbox,
+            metrics: telemetry.sub("edged", Metrics::new),
+            health: health_rx,
+            hurry: Arc::new(Notify::new()),
+            pulls: Semaphore::new(PARALLEL_PULLS),
+            starts: Semaphore::new(PARALLEL_STARTS),
+            memory_capacity: node::memory_capacity(),
+            learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
+        };
+        Ok(Self { context: Arc::new(context), channel, health, config })
+    }
+
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// When a part of it ended, which the supervisor answers with a restart; pods go on meanwhile.
+    pub async fn run(self, mut stop: drain::Watch) -> Result<(), Error> {
+        let Self { context, channel, health, config } = self;
+        let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
+        let (batch_tx, batch_rx) = mpsc::channel(hub::BATCHES);
+        let (present_tx, present_rx) = watch::channel(BTreeSet::new());
+        let node_news = Arc::new(Notify::new());
+        let relist = Relist { context: Arc::clone(&context), news: news_tx, health, present: present_tx };
+        let node = NodeTask::new(Arc::clone(&context), config, Arc::clone(&node_news));
+        let agent = Agent::new(Arc::clone(&context), present_rx, node_news);
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            relist.run().await;
+            Error::Runtime("the relist ended".into())
+        });
+        let (shared, to_hub) = (Arc::clone(&context), channel.clone());
+        tasks.spawn(async move {
+            hub::follow(shared, to_hub, batch_tx).await;
+            Error::Hub("its task ended".into())
+        });
+        let shared = Arc::clone(&context);
+        let reports = tokio::spawn(hub::report(shared, channel));
+        tasks.spawn(async move {
+            node.run().await;
+            Error::Runtime("the node's status ended".into())
+        });
+        tasks.spawn(agent.run(batch_rx, news_rx));
+
+        let result = tokio::select! {
+            ended = tasks.join_next() => Err(match ended {
+                Some(Ok(error)) => error,
+                _ => Error::Runtime("a task failed".into()),
+            }),
+            _guard = stop.stopped() => {
+                // Workers first: after this nothing new is reported.
+                tasks.shutdown().await;
+                flush(&context).await;
+                Ok(())
+            }
+        };
+        tasks.shutdown().await;
+        reports.abort();
+        result
+    }
+}
+
+async fn flush(context: &Context) {
+    let deadline = tokio::time::Instant::now() + FLUSH;
+    while context.outbox.len() > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(FLUSH_POLL).await;
+    }
+}

@@ -1,0 +1,157 @@
+//! Configuration of edged: what its YAML file holds, with defaults.
+//!
+//! Read once at start by `main` or made by whoever runs edged inside another process. Unknown keys
+//! are refused. Every default has its reason beside it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use skerry_common::NodeName;
+
+use crate::error::Error;
+
+/// Where EdgeHub listens by default.
+pub const DEFAULT_EDGEHUB: &str = "/run/skerry/edgehub.sock";
+/// State of pods: volumes, hosts files, termination messages.
+const DEFAULT_ROOT: &str = "/var/lib/skerry/edged";
+/// Where the kubelet keeps logs and log collectors look for them.
+const DEFAULT_LOGS: &str = "/var/log/pods";
+/// The kubelet's.
+const DEFAULT_MAX_PODS: u32 = 110;
+/// What nearly every cluster uses.
+const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// See the module documentation.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// Name of the Node.
+    pub node_name: NodeName,
+    /// Directory for the state of pods.
+    #[serde(default = "root")]
+    pub root_dir: PathBuf,
+    /// Directory for the logs of pods.
+    #[serde(default = "logs")]
+    pub pod_log_dir: PathBuf,
+    /// Path or `unix://` URL of the CRI socket; found by itself when not set.
+    #[serde(default)]
+    pub runtime_endpoint: Option<String>,
+    /// Socket of EdgeHub, for a process of its own.
+    #[serde(default = "edgehub")]
+    pub edgehub: PathBuf,
+    /// Address of this machine that pods and the cloud use; found by itself when not set.
+    #[serde(default)]
+    pub node_ip: Option<std::net::IpAddr>,
+    /// Addresses of the cluster's DNS; without them pods use the resolver of this machine.
+    #[serde(default)]
+    pub cluster_dns: Vec<std::net::IpAddr>,
+    /// Domain of the cluster.
+    #[serde(default = "domain")]
+    pub cluster_domain: String,
+    /// Labels of the Node, besides the usual ones.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Taints of the Node.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+    /// Pods that the node offers to run.
+    #[serde(default = "max_pods")]
+    pub max_pods: u32,
+}
+
+/// A taint of the Node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value; may be empty.
+    #[serde(default)]
+    pub value: String,
+    /// NoSchedule, PreferNoSchedule or NoExecute.
+    pub effect: String,
+}
+
+/// How edged reaches EdgeHub.
+#[derive(Debug, Clone)]
+pub enum Connect {
+    /// Over its socket.
+    Socket(PathBuf),
+    /// In this process.
+    Pipe(skerry_rpc::PipeConnector),
+}
+
+impl Config {
+    /// A configuration with all defaults.
+    pub fn new(node_name: NodeName) -> Self {
+        Self {
+            node_name,
+            root_dir: root(),
+            pod_log_dir: logs(),
+            runtime_endpoint: None,
+            edgehub: edgehub(),
+            node_ip: None,
+            cluster_dns: Vec::new(),
+            cluster_domain: domain(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            max_pods: max_pods(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let bad = |why: String| Err(Error::Options(why));
+        for (name, dir) in [("rootDir", &self.root_dir), ("podLogDir", &self.pod_log_dir)] {
+            if !dir.is_absolute() || dir.to_str().is_none() {
+                return bad(format!("{name} must be an absolute path"));
+            }
+        }
+        for taint in &self.taints {
+            let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            if taint.key.is_empty() || !effects.contains(&taint.effect.as_str()) {
+                return bad(format!("the taint {:?} needs a key and one of {}", taint.key, effects.join(", ")));
+            }
+        }
+        if self.max_pods == 0 {
+            return bad("maxPods must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+fn root() -> PathBuf {
+    DEFAULT_ROOT.into()
+}
+
+fn logs() -> PathBuf {
+    DEFAULT_LOGS.into()
+}
+
+fn edgehub() -> PathBuf {
+    DEFAULT_EDGEHUB.into()
+}
+
+fn domain() -> String {
+    DEFAULT_DOMAIN.into()
+}
+
+fn max_pods() -> u32 {
+    DEFAULT_MAX_PODS
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_is_enough_and_unknown_keys_are_refused() {
+        let config: Config = skerry_common::parse("nodeName: edge-1\n", "test").unwrap();
+        assert_eq!(config.edgehub, PathBuf::from(DEFAULT_EDGEHUB));
+        config.check().unwrap();
+        assert!(skerry_common::parse::<Config>("nodeName: edge-1\nnode: x\n", "test").is_err());
+        let wrong = "nodeName: edge-1\ntaints: [{key: a, effect: Never}]\n";
+        assert!(skerry_common::parse::<Config>(wrong, "test").unwrap().check().is_err());
+    }
+}

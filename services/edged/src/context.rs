@@ -1,0 +1,93 @@
+//! What all tasks of the agent share.
+//!
+//! Built once by [`crate::app`]; everything in it is cheap to reach and none of it is locked over an
+//! await. The [`Facts`] of the node change when its addresses do.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use skerry_proto::cri::v1::DnsConfig;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::events::Events;
+use crate::fields::Facts;
+use crate::metrics::Metrics;
+use crate::objects::Objects;
+use crate::pod::UnixMs;
+use crate::reports::Outbox;
+use crate::runtime::Cri;
+use crate::runtime::dns::ClusterDns;
+use crate::runtime::relist::Health;
+use crate::runtime::sandbox_config::{CgroupDriver, Surroundings};
+
+/// Sandboxes and containers that are created at a time; more only make each of them slower.
+pub(crate) const PARALLEL_STARTS: usize = 8;
+
+/// See the module documentation.
+pub(crate) struct Context {
+    pub(crate) node: String,
+    pub(crate) root: PathBuf,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) cluster_dns: ClusterDns,
+    pub(crate) cri: Cri,
+    pub(crate) objects: Objects,
+    pub(crate) outbox: Outbox,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: watch::Receiver<Health>,
+    pub(crate) hurry: Arc<Notify>,
+    pub(crate) pulls: Semaphore,
+    pub(crate) starts: Semaphore,
+    pub(crate) memory_capacity: i64,
+    pub(crate) learned: RwLock<Learned>,
+}
+
+/// What is found out while running.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Learned {
+    pub(crate) facts: Facts,
+    pub(crate) cgroups: CgroupDriver,
+    /// Scheme of container ids: `containerd`, `cri-o`.
+    pub(crate) runtime: String,
+    pub(crate) runtime_version: String,
+}
+
+impl Context {
+    pub(crate) fn learned(&self) -> Learned {
+        self.learned.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn learn(&self, change: impl FnOnce(&mut Learned)) {
+        change(&mut self.learned.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn root_text(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    pub(crate) fn sandbox_config(
+        &self,
+        pod: &k8s_openapi::api::core::v1::Pod,
+        attempt: u32,
+        host_dns: &DnsConfig,
+    ) -> skerry_proto::cri::v1::PodSandboxConfig {
+        let root = self.root_text();
+        crate::runtime::sandbox_config::build(
+            pod,
+            attempt,
+            &Surroundings {
+                node: &self.node,
+                log_dir: &self.log_dir,
+                root: &root,
+                cluster_dns: &self.cluster_dns,
+                host_dns,
+                cgroups: self.learned().cgroups,
+            },
+        )
+    }
+}
+
+/// The node's clock.
+pub(crate) fn now_ms() -> UnixMs {
+    jiff::Timestamp::now().as_millisecond()
+}

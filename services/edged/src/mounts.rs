@@ -1,0 +1,80 @@
+//! The mount table: what is mounted where, and taking it away.
+//!
+//! Used by volumes when they are set up and cleaned, and by the private runtime's sweep; blocking,
+//! but short. Invariants: nothing outside the given directory is touched; a removal of files is
+//! refused while anything is mounted below, so that the content of a foreign filesystem is never
+//! deleted.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Every mount point of this mount namespace, in the order of mounting.
+pub(crate) fn points() -> io::Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(table.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p))).collect())
+}
+
+/// Mounts a tmpfs, unless something is mounted there already.
+pub(crate) fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
+    if points()?.iter().any(|p| p == target) {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options)).map_err(io::Error::from)
+}
+
+/// Detaches every mount at or below the given directories, the last one first.
+pub(crate) fn unmount_below(dirs: &[&Path]) {
+    for point in points().unwrap_or_default().iter().rev() {
+        if dirs.iter().any(|d| point.starts_with(d)) {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Unmounts all below a directory and removes it.
+pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
+    unmount_below(&[dir]);
+    if points()?.iter().any(|p| p.starts_with(dir)) {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "something is still mounted below"));
+    }
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The mount table writes blanks and the like as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let code = (*first == b'\\').then(|| tail.get(..3)).flatten();
+        let code = code.and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 8).ok());
+        match code {
+            Some(byte) => {
+                out.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescape(r"/a\040b"), "/a b");
+        assert_eq!(unescape(r"/a\b"), r"/a\b");
+    }
+}

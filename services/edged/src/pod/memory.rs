@@ -1,0 +1,85 @@
+//! What a worker remembers between two looks at the runtime.
+//!
+//! Lives in the worker alone and dies with the process: an agent that starts again computes the same
+//! from the runtime's annotations, except that failed pulls and mounts are tried at once. Bounded by
+//! the number of containers of the pod.
+
+use std::collections::BTreeMap;
+
+use super::UnixMs;
+use super::backoff::{Delay, Retry};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) volumes: Volumes,
+    pub(crate) volumes_retry: Retry,
+    pub(crate) sandbox_retry: Retry,
+    pub(crate) containers: BTreeMap<String, ContainerMemory>,
+    /// Stopping or removing failed; tried again then.
+    pub(crate) stop_retry: Retry,
+    /// Directories, mounts and control groups are gone.
+    pub(crate) cleaned: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Volumes {
+    /// Not set up by this process.
+    #[default]
+    Missing,
+    /// Set up, and something they show has changed since.
+    Stale,
+    Ready,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ContainerMemory {
+    /// Set once the container was seen to end; `None` until then.
+    pub(crate) crash: Option<Delay>,
+    /// A start failed: pull, configuration, create or start.
+    pub(crate) retry: Retry,
+    /// What users see while it does not run.
+    pub(crate) waiting: Option<Waiting>,
+}
+
+/// Reason and message of a waiting container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Waiting {
+    pub(crate) fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+impl Memory {
+    pub(crate) fn container(&mut self, name: &str) -> &mut ContainerMemory {
+        self.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// Something the pod refers to has changed: what failed may work now.
+    pub(crate) fn references_changed(&mut self) {
+        if self.volumes == Volumes::Ready {
+            self.volumes = Volumes::Stale;
+        }
+        self.volumes_retry.hurry();
+        for container in self.containers.values_mut() {
+            let configuration = container.waiting.as_ref().is_some_and(|w| w.reason.contains("Config"));
+            if configuration {
+                container.retry.hurry();
+            }
+        }
+    }
+
+    /// The state of a crash loop for the container that ended at `finished`, found again after a
+    /// restart of the agent from the number of restarts that the runtime remembers.
+    pub(crate) fn crash(&self, name: &str, restarts: u32, ran_ms: i64, finished: UnixMs) -> Delay {
+        let known = self.containers.get(name).and_then(|c| c.crash);
+        known.unwrap_or_else(|| {
+            let long = ran_ms > super::backoff::CRASH.last_ms.saturating_mul(2);
+            if long { Delay::default() } else { Delay::after(restarts, finished, super::backoff::CRASH) }
+        })
+    }
+}

@@ -1,0 +1,346 @@
+//! The task of one pod: look, decide, do, report; again.
+//!
+//! Started by the agent when a pod arrives or is found in the runtime, ended by itself when nothing
+//! of the pod is left. It is told of changes through a watch (newest wins) and of movement in the
+//! runtime through a notify. Invariants: only this task acts on the pod, one step after the other;
+//! nothing is done while the runtime does not answer; a status is reported when it differs from the
+//! last one, and once at the start. Only waiting for containers to stop and for an image can be cut
+//! short, by a deletion. When the agent stops, the task is dropped between or within steps; the
+//! containers go on and the next agent finds them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use skerry_common::{Key, kinds};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use super::memory::{Memory, Waiting};
+use super::observed::Observed;
+use super::perform::{Done, perform};
+use super::plan::{Desired, Plan, Step, plan};
+use super::spec::PodExt;
+use super::status::{self, Inputs, backoff_message};
+use crate::context::{Context, now_ms};
+use crate::events::{Kind, Subject};
+use crate::reports::Report;
+use crate::runtime::observe::Observer;
+
+/// A runtime that answers with an error is asked again after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// `ErrImagePull` is shown this long before it becomes `ImagePullBackOff`.
+const SHOW_PULL_ERROR: Duration = Duration::from_secs(2);
+/// Without any event the worker looks once in this time: nothing may depend on a lost wake-up.
+const LOOK_ANYWAY: Duration = Duration::from_secs(60);
+/// Turns without rest after which the worker rests, so that a fault cannot become a busy loop.
+const MAX_TURNS: u32 = 50;
+
+/// What the agent wants of a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    pub(crate) pod: Arc<Pod>,
+    /// The object is gone: end the pod and say nothing.
+    pub(crate) gone: bool,
+    /// Grows when something changed that the pod refers to.
+    pub(crate) references: u64,
+}
+
+/// The agent's end of a worker.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) control: watch::Sender<Control>,
+    pub(crate) moved: Arc<Notify>,
+}
+
+/// See the module documentation.
+pub(crate) struct Worker {
+    context: Arc<Context>,
+    control: watch::Receiver<Control>,
+    moved: Arc<Notify>,
+    observer: Observer,
+    memory: Memory,
+    reported: Option<PodStatus>,
+    /// When containers must have ended, and the grace that led to it.
+    end: Option<(Instant, i64)>,
+    references: u64,
+}
+
+impl Worker {
+    /// Starts the task. It sends the pod's uid on `finished` when nothing is left.
+    pub(crate) fn spawn(
+        tasks: &mut tokio::task::JoinSet<()>,
+        context: Arc<Context>,
+        control: Control,
+        finished: mpsc::Sender<String>,
+    ) -> Handle {
+        let uid = control.pod.uid().to_owned();
+        let (tx, rx) = watch::channel(control);
+        let moved = Arc::new(Notify::new());
+        let worker = Self {
+            context,
+            control: rx,
+            moved: Arc::clone(&moved),
+            observer: Observer::default(),
+            memory: Memory::default(),
+            reported: None,
+            end: None,
+            references: 0,
+        };
+        tasks.spawn(async move {
+            worker.run().await;
+            let _ = finished.send(uid).await;
+        });
+        Handle { control: tx, moved }
+    }
+
+    async fn run(mut self) {
+        let mut turns = 0;
+        loop {
+            let control = self.control.borrow_and_update().clone();
+            if self.references != control.references {
+                self.references = control.references;
+                self.memory.references_changed();
+            }
+            self.until_runtime_answers().await;
+            let seen = match self.observer.observe(&self.context.cri, control.pod.uid()).await {
+                Ok(seen) => seen,
+                Err(status) => {
+                    self.context.metrics.runtime_errors.inc();
+                    tracing::debug!(pod = %control.pod.full_name(), code = ?status.code(), "pod not observed");
+                    self.rest(now_ms().saturating_add(millis(LOOK_AGAIN))).await;
+                    continue;
+                }
+            };
+            let now = now_ms();
+            let desired = self.desired(&control, now);
+            let plan = plan(&control.pod, desired, &seen, &self.memory, now);
+            self.tell(&control, desired, &seen, &plan, now);
+            if plan.steps.is_empty() {
+                turns = 0;
+                let wake = self.age_pull_errors(&control.pod, now);
+                let latest = now.saturating_add(millis(LOOK_ANYWAY));
+                self.rest(plan.wake_at.into_iter().chain(wake).min().unwrap_or(latest).min(latest)).await;
+                continue;
+            }
+            turns += 1;
+            if turns > MAX_TURNS {
+                turns = 0;
+                self.rest(now.saturating_add(millis(LOOK_AGAIN))).await;
+            }
+            if self.perform(&control, &seen, &plan).await {
+                return;
+            }
+        }
+    }
+
+    /// Performs the steps of a plan; true when the pod is finished.
+    async fn perform(&mut self, control: &Control, seen: &Observed, plan: &Plan) -> bool {
+        for step in &plan.steps {
+            if *step == Step::Finished {
+                self.finish(control);
+                return true;
+            }
+            let done = self.perform_one(control, seen, step).await;
+            self.context.hurry.notify_one();
+            match done {
+                Some(Done::Yes) => {}
+                // Other containers of the pod may still start.
+                Some(Done::Failed) if matches!(step, Step::StartContainer { .. }) => {}
+                Some(Done::Failed) | None => break,
+            }
+        }
+        false
+    }
+
+    /// `None`: cut short by a deletion.
+    async fn perform_one(&mut self, control: &Control, seen: &Observed, step: &Step) -> Option<Done> {
+        let stopping = matches!(step, Step::StopContainers(_));
+        let can_be_cut = stopping || matches!(step, Step::StartContainer { .. });
+        let context = Arc::clone(&self.context);
+        let mut memory = std::mem::take(&mut self.memory);
+        let before = memory.clone();
+        let done = {
+            let work = perform(&context, &control.pod, seen, &mut memory, step);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    done = &mut work => break Some(done),
+                    changed = self.control.changed(), if can_be_cut => {
+                        let newest = self.control.borrow().clone();
+                        if changed.is_err() {
+                            break Some(work.await);
+                        }
+                        let earlier = self.note_end(&newest);
+                        if earlier {
+                            break None;
+                        }
+                    }
+                }
+            }
+        };
+        self.memory = if done.is_some() { memory } else { before };
+        // The change that was looked at here is looked at again in the next turn.
+        self.control.mark_changed();
+        done
+    }
+
+    /// Notes when the pod must end; true when that is new or earlier than before.
+    fn note_end(&mut self, control: &Control) -> bool {
+        let deleted = control.pod.metadata.deletion_timestamp.is_some();
+        if !deleted && !control.gone {
+            return false;
+        }
+        let spec = control.pod.grace_seconds();
+        let grace = if deleted { control.pod.metadata.deletion_grace_period_seconds.unwrap_or(spec) } else { spec };
+        let grace = grace.clamp(0, i64::from(u32::MAX));
+        // The cloud's clock is not ours: the grace counts from when the deletion was seen here.
+        let at = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+        match self.end {
+            // The object vanished while the pod ends: what is left of its grace goes on.
+            Some((_, old)) if old == grace || (control.gone && !deleted) => false,
+            Some((old, _)) if old <= at => false,
+            _ => {
+                self.end = Some((at, grace));
+                true
+            }
+        }
+    }
+
+    fn desired(&mut self, control: &Control, now: i64) -> Desired {
+        self.note_end(control);
+        match self.end {
+            None => Desired::Run,
+            Some((at, _)) => {
+                let left = at.saturating_duration_since(Instant::now());
+                Desired::End { deadline: now.saturating_add(millis(left)) }
+            }
+        }
+    }
+
+    /// Reports the status if it changed.
+    fn tell(&mut self, control: &Control, desired: Desired, seen: &Observed, plan: &Plan, now: i64) {
+        let ending = matches!(desired, Desired::End { .. });
+        // A pod whose containers are being removed keeps the status that shows how they ended.
+        if control.gone || (ending && seen.sandboxes.is_empty() && self.reported.is_some()) {
+            return;
+        }
+        for (name, seconds) in &plan.backing_off {
+            let message = backoff_message(&control.pod, name, *seconds);
+            let message = message.replacen("back-off", "Back-off", 1);
+            // One Event for all delays, as users know it: without the changing number.
+            let message = message.replacen(&format!(" {}", duration_text(&message)), "", 1);
+            self.context.events.record(&Subject::container(&control.pod, name), Kind::Warning, "BackOff", &message);
+        }
+        let learned = self.context.learned();
+        let computed = status::compute(&Inputs {
+            pod: &control.pod,
+            desired,
+            seen,
+            memory: &self.memory,
+            backing_off: &plan.backing_off,
+            before: self.reported.as_ref(),
+            host_ips: &learned.facts.host_ips,
+            runtime: &learned.runtime,
+            now,
+        });
+        if self.reported.as_ref() == Some(&computed) {
+            return;
+        }
+        let pod = &control.pod;
+        let body = Pod {
+            metadata: ObjectMeta {
+                name: pod.metadata.name.clone(),
+                namespace: pod.metadata.namespace.clone(),
+                uid: pod.metadata.uid.clone(),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+            status: Some(computed.clone()),
+        };
+        if let Ok(body) = serde_json::to_vec(&body) {
+            self.context.outbox.put(Report {
+                kind: kinds::POD_STATUS,
+                key: Key::new(pod.namespace(), pod.name()),
+                uid: pod.uid().to_owned(),
+                body: body.into(),
+            });
+        }
+        self.reported = Some(computed);
+    }
+
+    fn finish(&self, control: &Control) {
+        let pod = &control.pod;
+        tracing::info!(pod = %pod.full_name(), "pod is gone");
+        if !control.gone {
+            self.context.outbox.put(Report {
+                kind: kinds::POD_DELETION,
+                key: Key::new(pod.namespace(), pod.name()),
+                uid: pod.uid().to_owned(),
+                body: bytes::Bytes::new(),
+            });
+        }
+    }
+
+    /// Turns `ErrImagePull` into `ImagePullBackOff` after a moment; the time of the next such turn.
+    fn age_pull_errors(&mut self, pod: &Pod, now: i64) -> Option<i64> {
+        let mut wake = None;
+        let mut aged = Vec::new();
+        for (name, entry) in &mut self.memory.containers {
+            let Some(until) = entry.retry.waits(now) else { continue };
+            let Some(waiting) = entry.waiting.as_mut().filter(|w| w.reason == "ErrImagePull") else { continue };
+            let shown_until = until.saturating_sub(super::backoff::IMAGE.first_ms).saturating_add(millis(SHOW_PULL_ERROR));
+            if now < shown_until.min(until) {
+                wake = Some(wake.map_or(shown_until, |w: i64| w.min(shown_until)));
+                continue;
+            }
+            let image = pod
+                .containers()
+                .iter()
+                .chain(pod.init_containers())
+                .find(|c| c.name == *name)
+                .and_then(|c| c.image.clone())
+                .unwrap_or_default();
+            let message = format!("Back-off pulling image {image:?}: ErrImagePull: {}", waiting.message);
+            *waiting = Waiting::new("ImagePullBackOff", message);
+            aged.push((name.clone(), format!("Back-off pulling image {image:?}")));
+            wake = Some(now);
+        }
+        for (name, message) in aged {
+            self.context.events.record(&Subject::container(pod, &name), Kind::Normal, "BackOff", &message);
+            self.context.events.record(&Subject::container(pod, &name), Kind::Warning, "Failed", "Error: ImagePullBackOff");
+        }
+        wake
+    }
+
+    async fn until_runtime_answers(&self) {
+        let mut health = self.context.health.clone();
+        // An error means that the agent stops; the task is dropped then.
+        let _ = health.wait_for(|h| h.answers).await;
+    }
+
+    async fn rest(&mut self, until: i64) {
+        let wait = u64::try_from(until.saturating_sub(now_ms())).unwrap_or(0);
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+            () = self.moved.notified() => {}
+            changed = self.control.changed() => {
+                if changed.is_err() {
+                    // The agent stops.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The delay within a back-off message.
+fn duration_text(message: &str) -> String {
+    message.split(' ').nth(1).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,12 @@
+//! The container runtime: its client, what it shows, and what it is told.
+
+pub(crate) mod client;
+pub(crate) mod container_config;
+pub(crate) mod dns;
+pub(crate) mod find;
+pub(crate) mod observe;
+pub(crate) mod relist;
+pub(crate) mod sandbox_config;
+pub(crate) mod security;
+
+pub(crate) use client::Cri;

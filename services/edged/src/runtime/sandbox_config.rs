@@ -1,0 +1,143 @@
+//! A pod in the runtime's terms: the configuration of its sandbox. Pure.
+//!
+//! Called when a sandbox is created and, with the same result, with every container in it.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Pod;
+use skerry_proto::cri::v1::{
+    DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
+};
+
+use super::{dns, security};
+use crate::pod::labels;
+use crate::pod::spec::PodExt;
+use crate::resources::{self, Qos};
+
+/// The control group above all pods. Not the kubelet's name, so that both can be told apart.
+pub(crate) const CGROUP_ROOT: &str = "skerrypods";
+
+/// Who manages control groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum CgroupDriver {
+    /// Not known: the runtime chooses the parent.
+    #[default]
+    Unknown,
+    Cgroupfs,
+    Systemd,
+}
+
+/// What the configuration needs besides the pod.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) log_dir: &'a Path,
+    pub(crate) root: &'a str,
+    pub(crate) cluster_dns: &'a dns::ClusterDns,
+    pub(crate) host_dns: &'a DnsConfig,
+    pub(crate) cgroups: CgroupDriver,
+}
+
+/// Directory of a pod's logs, `<namespace>_<name>_<uid>`.
+pub(crate) fn log_dir(root: &Path, pod: &Pod) -> std::path::PathBuf {
+    root.join(format!("{}_{}_{}", pod.namespace(), pod.name(), pod.uid()))
+}
+
+/// The control group of a pod, below its class.
+pub(crate) fn cgroup_parent(pod: &Pod, driver: CgroupDriver) -> String {
+    let class = match resources::qos(pod) {
+        Qos::Guaranteed => "",
+        Qos::Burstable => "burstable",
+        Qos::BestEffort => "besteffort",
+    };
+    let uid = pod.uid();
+    match driver {
+        CgroupDriver::Unknown => String::new(),
+        CgroupDriver::Cgroupfs if class.is_empty() => format!("/{CGROUP_ROOT}/pod{uid}"),
+        CgroupDriver::Cgroupfs => format!("/{CGROUP_ROOT}/{class}/pod{uid}"),
+        CgroupDriver::Systemd => {
+            // A dash separates the levels of slices.
+            let uid = uid.replace('-', "_");
+            if class.is_empty() {
+                format!("{CGROUP_ROOT}-pod{uid}.slice")
+            } else {
+                format!("{CGROUP_ROOT}-{class}-pod{uid}.slice")
+            }
+        }
+    }
+}
+
+/// See the module documentation.
+pub(crate) fn build(pod: &Pod, attempt: u32, around: &Surroundings<'_>) -> PodSandboxConfig {
+    let host_network = pod.host_network();
+    let context = pod.spec().security_context.as_ref();
+    PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: pod.name().to_owned(),
+            uid: pod.uid().to_owned(),
+            namespace: pod.namespace().to_owned(),
+            attempt,
+        }),
+        hostname: if host_network { String::new() } else { dns::hostname(pod) },
+        log_directory: log_dir(around.log_dir, pod).display().to_string(),
+        dns_config: Some(dns::of_pod(pod, around.cluster_dns, around.host_dns)),
+        port_mappings: if host_network { Vec::new() } else { ports(pod) },
+        labels: labels::of_sandbox(pod, around.node),
+        annotations: pod.metadata.annotations.iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        linux: Some(LinuxPodSandboxConfig {
+            cgroup_parent: cgroup_parent(pod, around.cgroups),
+            security_context: Some(security::of_sandbox(pod, around.root)),
+            sysctls: context
+                .iter()
+                .flat_map(|c| c.sysctls.iter().flatten())
+                .map(|s| (s.name.clone(), s.value.clone()))
+                .collect(),
+            overhead: None,
+            resources: Some(resources::of_pod(pod)),
+        }),
+    }
+}
+
+fn ports(pod: &Pod) -> Vec<PortMapping> {
+    let sidecars = pod.init_containers().iter().filter(|c| crate::pod::spec::is_sidecar(c));
+    pod.containers()
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten())
+        .filter(|p| p.host_port.is_some_and(|p| p > 0))
+        .map(|p| PortMapping {
+            protocol: match p.protocol.as_deref() {
+                Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            }
+            .into(),
+            container_port: p.container_port,
+            host_port: p.host_port.unwrap_or_default(),
+            host_ip: p.host_ip.clone().unwrap_or_default(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn pods_lie_below_their_class() {
+        let pod = |resources: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "namespace": "ns", "uid": "a-b"},
+                "spec": {"containers": [{"name": "c", "resources": resources}]}
+            }))
+            .unwrap()
+        };
+        let guaranteed = pod(json!({"limits": {"cpu": "1", "memory": "1Mi"}}));
+        assert_eq!(cgroup_parent(&guaranteed, CgroupDriver::Cgroupfs), "/skerrypods/poda-b");
+        let none = pod(json!({}));
+        assert_eq!(cgroup_parent(&none, CgroupDriver::Cgroupfs), "/skerrypods/besteffort/poda-b");
+        assert_eq!(cgroup_parent(&none, CgroupDriver::Systemd), "skerrypods-besteffort-poda_b.slice");
+        assert_eq!(cgroup_parent(&none, CgroupDriver::Unknown), "");
+    }
+}
