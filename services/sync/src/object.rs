@@ -37,6 +37,17 @@ pub enum Lookup {
 }
 
 /// What one subscription selects, as its source sees it now.
+///
+/// What the subscriber ends up with is as good as its view. The simulation shows what a view over a
+/// watch cache owes:
+///
+/// - A key that is missing in a list is [`Lookup::Unknown`] until there is proof: a deletion seen in
+///   the watch, or a read by name that found nothing. A new list voids the proofs before it, for it
+///   may hide what was created again in between.
+/// - The view is at least as new as the moment at which the subscription was opened. A subscriber may
+///   have been served by another replica, whose cache was ahead; until this one has caught up, the
+///   answer to everything is [`Lookup::Unknown`].
+/// - A view over a store shows what is committed, nothing earlier.
 pub trait View {
     /// Reads one key. `held` is what the subscriber holds; a view may spare itself the body when
     /// the present version equals it.
@@ -46,7 +57,10 @@ pub trait View {
     /// each held key that is not in it is still looked up.
     fn keys(&mut self) -> Vec<Key>;
 
-    /// Whether the source has seen everything there is, so that `InSync` would be true.
+    /// Whether the source has seen everything there is, so that `InSync` would be true. A subscriber
+    /// that lost its store takes `InSync` as proof that everything else is gone, so a list that may
+    /// have been short is not complete. A view that is complete calls
+    /// [`Publisher::changed`](crate::Publisher::changed) for each key of which it learns later.
     fn complete(&self) -> bool;
 }
 

@@ -6,7 +6,8 @@
 //! **Called by** edgehub, from the task that owns the `Report` stream: [`Reporter::offer`] for each
 //! report that is durable in the outbox, [`Reporter::superseded`] for each that a newer one
 //! replaced there, [`Reporter::next`] whenever the stream can take a message,
-//! [`Reporter::outcome`] for each answer, [`Reporter::disconnected`] when the stream ends.
+//! [`Reporter::outcome`] for each answer, [`Reporter::gone`] for a report that [`Reporter::next`]
+//! gave and the outbox has not, [`Reporter::disconnected`] when the stream ends.
 //!
 //! **Invariants.** A report leaves this machine only by an outcome or because a newer one replaced
 //! it. A report that was replaced is never sent again, so a status never goes back: the newer one
@@ -138,6 +139,19 @@ impl Reporter {
                 let at_ms = *at_ms;
                 self.later.remove(&(at_ms, id));
                 self.away.remove(&id);
+            }
+        }
+    }
+
+    /// The report is not in the outbox any more, though [`Self::next`] gave it: it was replaced or
+    /// dropped in between and is not sent, so no outcome will come. Frees its place in the window.
+    pub fn gone(&mut self, id: u64) {
+        self.ready.remove(&id);
+        match self.away.remove(&id) {
+            None => {}
+            Some(Place::InFlight { .. }) => self.in_flight = self.in_flight.saturating_sub(1),
+            Some(Place::Later { at_ms }) => {
+                self.later.remove(&(at_ms, id));
             }
         }
     }

@@ -83,6 +83,22 @@ fn a_report_that_was_replaced_is_never_sent_again() {
 }
 
 #[test]
+fn a_report_that_left_the_outbox_frees_its_place() {
+    let mut reporter = Reporter::new(1);
+    for id in 1..=3 {
+        reporter.offer(id);
+    }
+    assert_eq!([reporter.next(0), reporter.next(0)], [Some(1), None]);
+    reporter.gone(1);
+    reporter.gone(1);
+    assert_eq!((reporter.in_flight_len(), reporter.next(0)), (0, Some(2)));
+    reporter.outcome(2, later(100), 0);
+    reporter.gone(2);
+    reporter.gone(3);
+    assert_eq!((reporter.len(), reporter.wake_at(), reporter.next(1000)), (0, None, None));
+}
+
+#[test]
 fn outcomes_from_the_wire() {
     use proto::outcome::Result as Wire;
     let wire = |id, result| Outcome::from_wire(proto::Outcome { id, node: String::new(), result });

@@ -11,7 +11,10 @@
 //! **What the caller owes.** Deltas are committed in the order in which they came. The held list
 //! given to [`Subscriber::open`] is read from the store *after* every change of the earlier stream
 //! is committed or abandoned: a list read too early makes an object that was deleted meanwhile
-//! stay for ever. Messages of a stream that was replaced are thrown away.
+//! stay for ever. Messages of a stream that was replaced are thrown away; to open a subscription
+//! anew on a stream that lives on, close it and take a new [`SubscriptionId`], so that what is still
+//! on its way to the old one is not taken for the new one's. A store that is new or rebuilt is
+//! complete when [`Subscriber::is_in_sync`] is true *and nothing was refused*.
 //!
 //! **Invariants.** A delta that breaks the protocol changes nothing. An `Ack` exists only for a
 //! delta that was handed out and committed. [`Subscriber::is_in_sync`] is true only when all that

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use skerry_common::{Encoding, Key, NodeName, Version};
 use skerry_proto::sync::v1 as proto;
-use skerry_sync::limits::WINDOW_REPORTS;
 use skerry_sync::{
     Apply, Change, IncomingReport, Lookup, Object, Out, PublishLimits, Publisher, Reporter, SubscribeLimits,
     Subscriber, SubscriptionId, View,
@@ -23,6 +22,9 @@ use crate::world::said_of;
 
 /// Deltas on their way to edged.
 const LOCAL_LEG: usize = 3;
+
+/// Small, so that runs of some thousand steps fill it.
+const REPORT_WINDOW: usize = 4;
 
 /// What survives a crash.
 #[derive(Debug, Default)]
@@ -110,7 +112,7 @@ impl Node {
             current: None,
             refused: false,
             subscriber: Subscriber::new(SubscriptionId(1), "Pod", SubscribeLimits::default()),
-            reporter: Reporter::new(WINDOW_REPORTS.min(4)),
+            reporter: Reporter::new(REPORT_WINDOW),
             stale: BTreeMap::new(),
             local: Local {
                 publisher: None,
@@ -337,7 +339,7 @@ impl Node {
         self.writer.clear();
         self.current = None;
         self.subscriber = Subscriber::new(SubscriptionId(1), "Pod", SubscribeLimits::default());
-        self.reporter = Reporter::new(WINDOW_REPORTS.min(4));
+        self.reporter = Reporter::new(REPORT_WINDOW);
         for id in self.disk.outbox.keys() {
             self.reporter.offer(*id);
         }
@@ -478,6 +480,8 @@ impl Node {
     pub(crate) fn check_bounds(&self, universe: usize) -> Check {
         let local = self.local.publisher.as_ref().map_or(0, Publisher::dirty_len);
         check(local <= universe, Invariant::Bounded, || format!("edgehub has {local} dirty keys for edged"))?;
+        let flying = self.reporter.in_flight_len();
+        check(flying <= REPORT_WINDOW, Invariant::Bounded, || format!("{flying} reports in flight"))?;
         let reports = self.reporter.len();
         let most = self.disk.outbox.len() + self.reporter.in_flight_len() + self.stale.len();
         check(reports <= most, Invariant::Bounded, || format!("{reports} reports, {most} in the outbox and in flight"))
