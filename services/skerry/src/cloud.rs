@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use clap::Args;
 use skerry_cloudhub::{CloudHub, SourceConfig};
+use skerry_controllers::Controllers;
 use skerry_edgecontroller::EdgeController;
 use skerry_rpc::Listen;
 
 use crate::failure::{Context as _, Failure, Result};
+use crate::process::write_atomically;
 use crate::tasks::Tasks;
 use crate::up::state::{Ports, State};
 use crate::{cluster, kubernetes, places};
@@ -45,6 +47,36 @@ pub(crate) async fn run(args: CloudArgs) -> Result<()> {
     cloudhub(&dir, &state.ports, &mut tasks).await?;
     tracing::info!(hub = %state.ports.hub, "cloud services run");
     tasks.run().await
+}
+
+async fn apiserver(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
+    let what = || "cannot start the API server".to_owned();
+    let (registry, _) = tasks.admin(ports.admin.apiserver).await?;
+    let config = skerry_apiserver::Config {
+        listen: ports.apiserver,
+        registry,
+        ..skerry_apiserver::Config::new(dir.join(APISERVER_DATA))
+    };
+    let server = config.build().await.or_fail(what)?;
+    let file = dir.join(places::KUBECONFIG);
+    if !file.exists() {
+        let kubeconfig = server.admin_kubeconfig().or_fail(what)?;
+        write_atomically(&file, kubeconfig.as_bytes(), 0o600)?;
+    }
+    let stop = tasks.stop();
+    tasks.spawn("apiserver", async move { server.run(stop).await.or_fail(|| "it ended".into()) });
+    Ok(())
+}
+
+async fn controllers(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
+    let (registry, _) = tasks.admin(ports.admin.controllers).await?;
+    let file = dir.join(places::KUBECONFIG);
+    let client = kubernetes::client(&file).await?;
+    let mut controllers = Controllers::new(client, kubernetes::ca_pem(&file)?);
+    controllers.metrics = registry.register(skerry_controllers::Metrics::new);
+    let stop = tasks.stop();
+    tasks.spawn("controllers", async move { controllers.run(stop).await.or_fail(|| "it ended".into()) });
+    Ok(())
 }
 
 async fn edgecontroller(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
@@ -80,7 +112,3 @@ async fn cloudhub(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
     tasks.spawn("cloudhub", async move { hub.run(stop).await.or_fail(|| "it ended".into()) });
     Ok(())
 }
-async fn apiserver(_: &Path, _: &Ports, _: &mut Tasks) -> Result<()> { Ok(()) }
-async fn controllers(_: &Path, _: &Ports, _: &mut Tasks) -> Result<()> { Ok(()) }
-pub(crate) fn apiserver_file(_: &Path, _: &Ports) -> serde_json::Value { serde_json::Value::Null }
-pub(crate) fn controllers_file(_: &Path) -> serde_json::Value { serde_json::Value::Null }

@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -56,6 +58,16 @@ pub(crate) async fn client(file: &Path) -> Result<Client> {
         .await
         .map_err(|error| unusable().because(&error))?;
     connect(config)
+}
+
+/// The CA of the cluster's API, as the kubeconfig has it, in PEM.
+pub(crate) fn ca_pem(file: &Path) -> Result<String> {
+    let unusable = || Failure::usage(format!("cannot use the kubeconfig {}", file.display()));
+    let kubeconfig = Kubeconfig::read_from(file).map_err(|error| unusable().because(&error))?;
+    let cluster = kubeconfig.clusters.into_iter().find_map(|named| named.cluster);
+    let data = cluster.and_then(|c| c.certificate_authority_data).ok_or_else(|| unusable().cause("it has no CA"))?;
+    let pem = BASE64.decode(data).map_err(|error| unusable().because(&error))?;
+    String::from_utf8(pem).map_err(|error| unusable().because(&error))
 }
 
 fn connect(mut config: Config) -> Result<Client> {

@@ -25,8 +25,6 @@ pub(crate) const EDGED_ROOT: &str = "edged";
 pub(crate) const POD_LOG_DIR: &str = "/var/log/pods";
 /// Name of the kubeconfig in the directory of `up`.
 pub(crate) const KUBECONFIG: &str = "kubeconfig";
-/// Namespace of everything that Skerry keeps in the cluster.
-pub(crate) const NAMESPACE: &str = "skerry-system";
 /// Trust domain of `up`.
 pub(crate) const TRUST_DOMAIN: &str = "skerry.local";
 /// Node that `up` makes.
@@ -48,9 +46,6 @@ pub(crate) const APISERVER_ADMIN_PORT: u16 = 9093;
 pub(crate) const CONTROLLERS_ADMIN_PORT: u16 = 9094;
 /// Admin port of edgehub.
 pub(crate) const EDGEHUB_ADMIN_PORT: u16 = 9095;
-
-/// Admin port of edged: the one after edgehub's.
-pub(crate) const EDGED_ADMIN_PORT: u16 = 9096;
 
 /// An address of this machine only.
 pub(crate) fn loopback(port: u16) -> SocketAddr {
@@ -82,7 +77,7 @@ mod tests {
             ("controllers", loopback(CONTROLLERS_ADMIN_PORT).to_string()),
             ("edgehub", format!("<data-dir>/{EDGE_SOCKET}")),
             ("edgehub", loopback(EDGEHUB_ADMIN_PORT).to_string()),
-            ("edged", loopback(EDGED_ADMIN_PORT).to_string()),
+            ("edged", loopback(EDGEHUB_ADMIN_PORT + 1).to_string()),
         ] {
             assert!(
                 table.iter().any(|l| l.starts_with(&format!("| {process} ")) && l.contains(&format!("| {address} |"))),

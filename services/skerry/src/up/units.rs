@@ -30,14 +30,21 @@ pub(super) fn control_plane(found: &Places, state: &State) -> Result<()> {
         return found.want("cloud", &ours(2, &["cloud", "--dir", &text(&found.dir)?])?);
     }
     let ports = &state.ports;
-    service(found, 2, "apiserver", &cloud::apiserver_file(&found.dir, ports), ports.admin.apiserver, &[])
+    let arguments = [
+        ("--data-dir", text(&found.dir.join(cloud::APISERVER_DATA))?),
+        ("--listen", ports.apiserver.to_string()),
+        ("--kubeconfig", text(&found.dir.join(places::KUBECONFIG))?),
+        ("--admin", ports.admin.apiserver.to_string()),
+    ];
+    let arguments = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    found.want("apiserver", &unit(2, program("apiserver")?, arguments))
 }
 
 /// Controllers and edgecontroller as processes of their own.
 pub(super) fn controllers(found: &Places, state: &State) -> Result<()> {
     let ports = &state.ports;
-    let controllers = cloud::controllers_file(&found.dir);
-    service(found, 3, "controllers", &controllers, ports.admin.controllers, &[])?;
+    let kubeconfig = text(&found.dir.join(places::KUBECONFIG))?;
+    found.want("controllers", &unit(3, program("controllers")?, vec!["--kubeconfig".into(), kubeconfig]))?;
     let edgecontroller = json!({
         "listen": ports.edgecontroller,
         "kubeconfig": found.dir.join(places::KUBECONFIG),
@@ -94,19 +101,25 @@ fn service(
     admin: std::net::SocketAddr,
     more: &[&str],
 ) -> Result<()> {
-    let here = std::env::current_exe().or_fail(|| "cannot find this program".into())?;
-    let program = here.with_file_name(format!("skerry-{name}"));
-    if !program.exists() {
-        return Err(Failure::usage(format!("{} is not there", program.display()))
-            .cause("with --processes every service has its own program")
-            .cure("make build, or leave --processes out"));
-    }
+    let program = program(name)?;
     let file = found.dir.join("config").join(format!("{name}.yaml"));
     let yaml = serde_saphyr::to_string(config).or_fail(|| format!("cannot write {}", file.display()))?;
     write_atomically(&file, yaml.as_bytes(), 0o600)?;
     let mut arguments = vec!["--config".to_owned(), text(&file)?, "--admin".to_owned(), admin.to_string()];
     arguments.extend(more.iter().map(|&a| a.to_owned()));
     found.want(name, &unit(order, program, arguments))
+}
+
+/// The program of a service: next to this one.
+fn program(service: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().or_fail(|| "cannot find this program".into())?;
+    let program = here.with_file_name(format!("skerry-{service}"));
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(Failure::usage(format!("{} is not there", program.display()))
+        .cause("with --processes every service has its own program")
+        .cure("make build, or leave --processes out"))
 }
 
 fn unit(order: u32, program: PathBuf, arguments: Vec<String>) -> Unit {
