@@ -202,6 +202,11 @@ impl Fixture {
         service(&self.ca, name)
     }
 
+    /// Hash of the CA's key, as in a join token.
+    pub fn ca_hash(&self) -> &str {
+        self.ca.spki_hash()
+    }
+
     /// A folder for the test.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -6,10 +6,12 @@
 mod cloud;
 mod fixture;
 mod proxy;
+mod raw;
 
 pub use cloud::{Cloud, Reported};
 pub use fixture::{Edge, Fixture, Hub, Local, watch};
 pub use proxy::{FaultProxy, Mode};
+pub use raw::{Raw, RawStream, call};
 
 use std::time::Duration;
 
