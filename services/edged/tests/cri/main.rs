@@ -1,0 +1,303 @@
+//! Pods on a real containerd, as root: what edged promises, seen from outside.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod hub;
+mod node;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use skerry_common::kinds;
+
+use node::{IMAGE, Node, condition, find_paths, wait};
+
+fn shell(script: &str) -> Value {
+    json!({ "name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
+            "command": ["/bin/sh", "-c"], "args": [script] })
+}
+
+fn sleeper() -> Value {
+    json!({ "terminationGracePeriodSeconds": 1, "containers": [shell("trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done")] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_configuration_runs_and_its_status_is_right() {
+    let node = Node::start().await;
+    node.hub.put(kinds::CONFIG_MAP, "test", "cm", json!({"data": {"greeting": "hello", "file": "from-config"}}));
+    node.hub.put(kinds::SECRET, "test", "s", json!({"data": {"key": "c2VjcmV0"}}));
+    let mut container = shell(
+        "echo \"$GREETING|$KEY|$NAME|$IP|$NODE|$LIMIT\" > /work/out; cat /etc/cm/file >> /work/out; \
+         cat /etc/s/key >> /work/out; hostname >> /work/out; grep -c managed /etc/hosts >> /work/out; \
+         cat /work/out; echo done; trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done",
+    );
+    container["env"] = json!([
+        {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "greeting"}}},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "key"}}},
+        {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}
+    ]);
+    container["volumeMounts"] = json!([
+        {"name": "work", "mountPath": "/work"},
+        {"name": "cm", "mountPath": "/etc/cm"},
+        {"name": "s", "mountPath": "/etc/s", "readOnly": true}
+    ]);
+    container["resources"] = json!({"limits": {"memory": "32Mi"}, "requests": {"cpu": "10m"}});
+    let spec = json!({
+        "nodeName": node.name,
+        "terminationGracePeriodSeconds": 1,
+        "initContainers": [{"name": "init", "image": IMAGE, "command": ["/bin/sh", "-c", "echo init > /work/init"],
+                            "volumeMounts": [{"name": "work", "mountPath": "/work"}]}],
+        "containers": [container],
+        "volumes": [
+            {"name": "work", "emptyDir": {}},
+            {"name": "cm", "configMap": {"name": "cm"}},
+            {"name": "s", "secret": {"secretName": "s"}}
+        ]
+    });
+    let began = Instant::now();
+    node.put_pod("p", "uid-1", spec);
+    let status = node.until_running("uid-1").await;
+    println!("create to running: {:?}", began.elapsed());
+    let ip = status["podIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10.213."), "{ip}");
+    assert_eq!(status["podIPs"][0]["ip"], ip);
+    assert_eq!(status["qosClass"], "Burstable");
+    let container = &status["containerStatuses"][0];
+    assert_eq!((&container["ready"], &container["started"], &container["restartCount"]), (&json!(true), &json!(true), &json!(0)));
+    assert!(container["containerID"].as_str().unwrap().starts_with("containerd://"));
+    assert!(container["state"]["running"]["startedAt"].is_string());
+    let init = &status["initContainerStatuses"][0];
+    assert_eq!(init["state"]["terminated"]["reason"], "Completed");
+    for kind in ["PodScheduled", "Initialized", "ContainersReady", "Ready", "PodReadyToStartContainers"] {
+        assert_eq!(condition(&status, kind), "True", "{kind}");
+    }
+    wait("the log", || node.log("p", "uid-1", "c", 0).contains("done"), || node.log("p", "uid-1", "c", 0)).await;
+    let out = node.log("p", "uid-1", "c", 0);
+    assert!(out.contains(&format!("hello|secret|p|{ip}|{}|{}", node.name, 32 << 20)), "{out}");
+    assert!(out.contains("from-configsecretp"), "{out}");
+    assert!(node.hub.events("uid-1", "Started").iter().any(|m| m == "Started container c"));
+    assert!(node.hub.events("uid-1", "Pulled").iter().any(|m| m.contains("already present on machine")));
+
+    // A change of the ConfigMap reaches the running container.
+    node.hub.put(kinds::CONFIG_MAP, "test", "cm", json!({"data": {"greeting": "hello", "file": "changed"}}));
+    let file = node.root().join("pods/uid-1/volumes/kubernetes.io~configmap/cm/file");
+    wait("the update", || fs::read_to_string(&file).is_ok_and(|t| t == "changed"), String::new).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_container_restarts_with_backoff() {
+    let node = Node::start().await;
+    node.put_pod("p", "uid-1", json!({"containers": [shell("echo bye > /dev/termination-log; exit 3")]}));
+    let status = node
+        .until("uid-1", "crash loop", |s| s["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff")
+        .await;
+    let container = &status["containerStatuses"][0];
+    assert_eq!(container["restartCount"], 1, "the first restart is at once, the second waits");
+    let last = &container["lastState"]["terminated"];
+    assert_eq!((&last["exitCode"], &last["reason"], &last["message"]), (&json!(3), &json!("Error"), &json!("bye\n")));
+    let message = container["state"]["waiting"]["message"].as_str().unwrap();
+    assert_eq!(message, "back-off 10s restarting failed container=c pod=p_test(uid-1)");
+    assert_eq!(condition(&status, "Ready"), "False");
+    node.until_event("uid-1", "BackOff", "Back-off restarting failed container").await;
+    let began = Instant::now();
+    node.until("uid-1", "second restart", |s| s["containerStatuses"][0]["restartCount"] == 2).await;
+    assert!(began.elapsed() > Duration::from_secs(7), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_pod_succeeds_and_stays_so() {
+    let node = Node::start().await;
+    node.put_pod("ok", "uid-1", json!({"restartPolicy": "Never", "containers": [shell("exit 0")]}));
+    node.put_pod("bad", "uid-2", json!({"restartPolicy": "Never", "containers": [shell("exit 2")]}));
+    let status = node.until("uid-1", "success", |s| s["phase"] == "Succeeded").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("PodCompleted")));
+    let status = node.until("uid-2", "failure", |s| s["phase"] == "Failed").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 2);
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pod_leaves_nothing() {
+    let node = Node::start().await;
+    node.hub.put(kinds::SECRET, "test", "s", json!({"data": {"key": "c2VjcmV0"}}));
+    let mut container = shell("trap 'echo got-term; exit 0' TERM; echo up; while true; do sleep 1 & wait $!; done");
+    container["volumeMounts"] = json!([{"name": "s", "mountPath": "/s"}, {"name": "m", "mountPath": "/m"}]);
+    let spec = json!({
+        "terminationGracePeriodSeconds": 20,
+        "containers": [container],
+        "volumes": [{"name": "s", "secret": {"secretName": "s"}}, {"name": "m", "emptyDir": {"medium": "Memory"}}]
+    });
+    node.put_pod("p", "0f3c-leaves-nothing", spec);
+    node.until_running("0f3c-leaves-nothing").await;
+    wait("the trap", || node.log("p", "0f3c-leaves-nothing", "c", 0).contains("up"), String::new).await;
+    let groups = || find_paths(Path::new("/sys/fs/cgroup"), "pod0f3c-leaves-nothing", 4);
+    assert!(!groups().is_empty());
+    let began = Instant::now();
+    node.delete_gracefully("p", 20);
+    node.until_deleted("0f3c-leaves-nothing").await;
+    assert!(began.elapsed() < Duration::from_secs(15), "SIGTERM ends it long before the grace: {:?}", began.elapsed());
+    let status = node.status("0f3c-leaves-nothing");
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0, "{status:#}");
+    assert!(!node.root().join("pods/0f3c-leaves-nothing").exists());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(node.root().to_str().unwrap()), "{mounts}");
+    assert_eq!(node.ctr(&["containers", "ls", "-q"]).trim(), "");
+    assert_eq!(groups(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(fs::read_dir(node.logs()).unwrap().count(), 0);
+    let namespaces = node.containerd.dir().join("state/containerd/io.containerd.grpc.v1.cri/netns");
+    assert_eq!(fs::read_dir(namespaces).map(|d| d.count()).unwrap_or(0), 0);
+    // The object goes: nothing more happens.
+    node.hub.delete(kinds::POD, "test", "p");
+    node.until_event("0f3c-leaves-nothing", "Killing", "Stopping container c").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grace_that_is_cut_short_kills() {
+    let node = Node::start().await;
+    let stubborn = json!({"terminationGracePeriodSeconds": 60, "containers": [shell("trap '' TERM; echo up; while true; do sleep 1; done")]});
+    node.put_pod("p", "uid-1", stubborn.clone());
+    node.put_pod("q", "uid-2", stubborn);
+    node.until_running("uid-1").await;
+    node.until_running("uid-2").await;
+    for (name, uid) in [("p", "uid-1"), ("q", "uid-2")] {
+        wait("the trap", || node.log(name, uid, "c", 0).contains("up"), String::new).await;
+    }
+    node.delete_gracefully("p", 60);
+    node.until_event("uid-1", "Killing", "Stopping").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.status("uid-1")["phase"], "Running");
+    let began = Instant::now();
+    node.delete_gracefully("p", 1);
+    node.until_deleted("uid-1").await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(node.status("uid-1")["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
+    assert_eq!(node.status("uid-2")["phase"], "Running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_touches_nothing_and_a_lost_list_stops_nothing() {
+    let mut node = Node::start().await;
+    node.put_pod("p", "uid-1", sleeper());
+    node.put_pod("q", "uid-2", sleeper());
+    let first = node.until_running("uid-1").await;
+    node.until_running("uid-2").await;
+    let id = |s: &Value| s["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+    node.kill_agent().await;
+    // EdgeHub's store is damaged: it has nothing and cannot tell.
+    let pod = node.hub.get(kinds::POD, "test", "p").unwrap();
+    node.hub.lose_everything();
+    node.start_agent().await;
+    wait("the node", || node.node_condition("Ready").is_some_and(|c| c.0 == "True"), String::new).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(node.ctr(&["tasks", "ls"]).matches("RUNNING").count(), 4, "{}", node.ctr(&["tasks", "ls"]));
+    // One comes back: it is taken over as it is.
+    node.hub.put(kinds::POD, "test", "p", pod);
+    let before = node.hub.received(kinds::POD_STATUS).len();
+    wait("its status", || node.hub.received(kinds::POD_STATUS).len() > before, String::new).await;
+    let second = node.until_running("uid-1").await;
+    assert_eq!(id(&first), id(&second));
+    assert_eq!(second["containerStatuses"][0]["restartCount"], 0);
+    // The list is complete without the other: now it is ended.
+    node.hub.say_complete();
+    wait("the orphan's end", || node.ctr(&["tasks", "ls"]).matches("RUNNING").count() == 2, || node.ctr(&["tasks", "ls"])).await;
+    assert_eq!(node.status("uid-1")["phase"], "Running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_dies_or_hangs_is_said_and_comes_back() {
+    let mut node = Node::start().await;
+    node.put_pod("p", "uid-1", sleeper());
+    let first = node.until_running("uid-1").await;
+    let ready = |node: &Node| node.node_condition("Ready").unwrap_or_default();
+    wait("a ready node", || ready(&node).0 == "True", String::new).await;
+    node.containerd.runtime().unwrap().kill_daemon(Signal::SIGKILL);
+    wait("the condition", || ready(&node).0 == "False", || format!("{:?}", ready(&node))).await;
+    assert_eq!(ready(&node).1, "container runtime is down");
+    node.containerd.runtime().unwrap().start_daemon().unwrap();
+    wait("recovery", || ready(&node).0 == "True", || format!("{:?}", ready(&node))).await;
+    node.containerd.runtime().unwrap().freeze_daemon(true);
+    wait("the condition", || ready(&node).0 == "False", || format!("{:?}", ready(&node))).await;
+    assert_eq!(ready(&node).1, "container runtime does not answer");
+    node.containerd.runtime().unwrap().freeze_daemon(false);
+    wait("recovery", || ready(&node).0 == "True", || format!("{:?}", ready(&node))).await;
+    node.put_pod("q", "uid-2", sleeper());
+    node.until_running("uid-2").await;
+    let status = node.status("uid-1");
+    assert_eq!(first["containerStatuses"][0]["containerID"], status["containerStatuses"][0]["containerID"]);
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    node.until_event(&node.name.clone(), "NodeNotReady", "NodeNotReady").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_pod_is_said_on_it() {
+    let node = Node::start().await;
+    let with = |patch: &Value| {
+        let mut container = shell("sleep 1000");
+        for (key, value) in patch.as_object().unwrap() {
+            container[key] = value.clone();
+        }
+        json!({ "containers": [container] })
+    };
+    let image = "registry.invalid/none:1";
+    node.put_pod("image", "uid-1", with(&json!({"image": image})));
+    node.put_pod("never", "uid-2", with(&json!({"image": image, "imagePullPolicy": "Never"})));
+    node.put_pod("env", "uid-3", with(&json!({"envFrom": [{"configMapRef": {"name": "gone"}}]})));
+    node.put_pod("root", "uid-4", with(&json!({"securityContext": {"runAsNonRoot": true}})));
+    node.put_pod("command", "uid-5", with(&json!({"command": ["/no/such/program"]})));
+    node.hub.put(kinds::CONFIG_MAP, "test", "evil", json!({"data": {"../x": "1"}}));
+    node.put_pod("evil", "uid-6", json!({
+        "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "evil"}}]
+    }));
+    node.put_pod("mount", "uid-7", json!({
+        "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "gone"}}]
+    }));
+    let waiting = |s: &Value| s["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
+    for (uid, reason) in [
+        ("uid-1", "ErrImagePull"),
+        ("uid-1", "ImagePullBackOff"),
+        ("uid-2", "ErrImageNeverPull"),
+        ("uid-3", "CreateContainerConfigError"),
+        ("uid-4", "CreateContainerConfigError"),
+        ("uid-6", "ContainerCreating"),
+        ("uid-7", "ContainerCreating"),
+    ] {
+        node.until(uid, reason, |s| waiting(s) == reason).await;
+    }
+    let status = node.until("uid-5", "start error", |s| !waiting(s).is_empty() && waiting(s) != "ContainerCreating").await;
+    assert!(["RunContainerError", "CrashLoopBackOff"].contains(&waiting(&status).as_str()), "{status:#}");
+    node.until_event("uid-6", "FailedMount", "invalid path \"../x\"").await;
+    node.until_event("uid-7", "FailedMount", "configmap \"gone\" not found").await;
+    node.until_event("uid-3", "Failed", "Error: configmap \"gone\" not found").await;
+    assert!(!node.root().join("pods/uid-6/volumes/kubernetes.io~configmap/x").exists());
+    // What was missing comes: the pods go on by themselves.
+    node.hub.put(kinds::CONFIG_MAP, "test", "gone", json!({"data": {"A": "1"}}));
+    node.until_running("uid-3").await;
+    node.until_running("uid-7").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_is_registered_with_its_facts() {
+    let node = Node::start().await;
+    wait("the status", || node.node_condition("Ready").is_some_and(|c| c.0 == "True"), String::new).await;
+    let registered = node.hub.newest(kinds::NODE_REGISTRATION, "").unwrap();
+    let labels = &registered["metadata"]["labels"];
+    assert_eq!((&labels["kubernetes.io/hostname"], &labels["kubernetes.io/os"]), (&json!(node.name), &json!("linux")));
+    assert_eq!(labels["node-role.kubernetes.io/edge"], "");
+    let status = &node.hub.newest(kinds::NODE_STATUS, "").unwrap()["status"];
+    assert!(status["nodeInfo"]["containerRuntimeVersion"].as_str().unwrap().starts_with("containerd://1."));
+    assert!(status["nodeInfo"]["kubeletVersion"].as_str().unwrap().starts_with("v1.33.0-skerry."));
+    assert_eq!(status["capacity"]["pods"], "110");
+    assert!(status["images"].to_string().contains(IMAGE));
+    // The link comes up: the status is told at once, with the condition.
+    let before = node.hub.received(kinds::NODE_STATUS).len();
+    node.hub.put(kinds::LINK, "", "link", json!({"connected": true, "reason": "", "session": 1, "storeProblem": ""}));
+    wait("another status", || node.hub.received(kinds::NODE_STATUS).len() > before, String::new).await;
+    assert_eq!(node.node_condition("CloudConnected").unwrap().0, "True");
+}

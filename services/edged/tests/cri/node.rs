@@ -1,0 +1,165 @@
+//! A node for a test: real containerd, edged in this process, and the stand-in for EdgeHub.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use skerry_common::{NodeName, drain, kinds};
+use skerry_edged::{Config, Connect, Edged};
+use skerry_rpc::PipeConnector;
+use skerry_test_support::Containerd;
+use tokio::task::JoinHandle;
+
+use crate::hub::Hub;
+
+pub(crate) const IMAGE: &str = "skerry.test/busybox:1";
+/// A step of a test that takes longer has failed. Generous: the machine runs other tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Node {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) name: String,
+    connector: PipeConnector,
+    _hub_stop: drain::Trigger,
+    agent: Option<(drain::Trigger, JoinHandle<Result<(), skerry_edged::Error>>)>,
+    /// Last: the agent and the hub stop before the runtime goes.
+    pub(crate) containerd: Containerd,
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        let containerd = Containerd::start().await.unwrap();
+        let (hub, connector, hub_stop) = Hub::start().await;
+        let name = format!("node-{}", std::process::id());
+        let mut node = Self { hub, name, connector, _hub_stop: hub_stop, agent: None, containerd };
+        node.start_agent().await;
+        node
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.containerd.dir().join("edged")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.containerd.dir().join("logs")
+    }
+
+    pub(crate) async fn start_agent(&mut self) {
+        let mut config = Config::new(NodeName::parse(&self.name).unwrap());
+        config.root_dir = self.root();
+        config.pod_log_dir = self.logs();
+        config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
+        let registry = skerry_telemetry::Registry::new();
+        let edged = Edged::build(config, Connect::Pipe(self.connector.clone()), &registry).await.unwrap();
+        let (trigger, watch) = drain::channel(Duration::from_secs(5));
+        self.agent = Some((trigger, tokio::spawn(edged.run(watch))));
+    }
+
+    /// Ends the agent as a kill would: nothing is flushed, nothing is drained.
+    pub(crate) async fn kill_agent(&mut self) {
+        let (trigger, task) = self.agent.take().unwrap();
+        task.abort();
+        let _ = task.await;
+        drop(trigger);
+    }
+
+    pub(crate) fn put_pod(&self, name: &str, uid: &str, spec: Value) {
+        let body = json!({ "metadata": { "uid": uid }, "spec": spec });
+        self.hub.put(kinds::POD, "test", name, body);
+    }
+
+    /// What `kubectl delete` does to the object.
+    pub(crate) fn delete_gracefully(&self, name: &str, seconds: i64) {
+        let mut pod = self.hub.get(kinds::POD, "test", name).unwrap();
+        pod["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = seconds.into();
+        self.hub.put(kinds::POD, "test", name, pod);
+    }
+
+    pub(crate) fn status(&self, uid: &str) -> Value {
+        self.hub.newest(kinds::POD_STATUS, uid).map(|b| b["status"].clone()).unwrap_or(Value::Null)
+    }
+
+    /// Waits until the status of a pod is as wanted and returns it.
+    pub(crate) async fn until(&self, uid: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let status = || self.status(uid);
+        wait(what, || wanted(&status()), || format!("{:#}\nevents: {:#?}", status(), self.all_events())).await;
+        status()
+    }
+
+    pub(crate) async fn until_running(&self, uid: &str) -> Value {
+        self.until(uid, "running", |s| s["phase"] == "Running" && condition(s, "Ready") == "True").await
+    }
+
+    pub(crate) async fn until_deleted(&self, uid: &str) {
+        let deleted = || self.hub.received(kinds::POD_DELETION).iter().any(|r| r.uid == uid);
+        wait("deletion", deleted, || format!("{:#}\nevents: {:#?}", self.status(uid), self.all_events())).await;
+    }
+
+    pub(crate) async fn until_event(&self, uid: &str, reason: &str, part: &str) {
+        let seen = || self.hub.events(uid, reason).iter().any(|m| m.contains(part));
+        wait(reason, seen, || format!("{:#?}", self.all_events())).await;
+    }
+
+    pub(crate) fn node_condition(&self, kind: &str) -> Option<(String, String)> {
+        let body = self.hub.newest(kinds::NODE_STATUS, "")?;
+        let found = body["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?.clone();
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        Some((text(&found["status"]), text(&found["message"])))
+    }
+
+    pub(crate) fn all_events(&self) -> Vec<String> {
+        self.hub.received(kinds::EVENT).iter().map(|r| format!("{}: {}", r.body["reason"], r.body["message"])).collect()
+    }
+
+    /// Runs ctr against this node's containerd.
+    pub(crate) fn ctr(&self, args: &[&str]) -> String {
+        let out = Command::new("ctr")
+            .arg("--address")
+            .arg(self.containerd.socket())
+            .args(["-n", "k8s.io"])
+            .args(args)
+            .output()
+            .unwrap();
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    }
+
+    pub(crate) fn log(&self, name: &str, uid: &str, container: &str, attempt: u32) -> String {
+        let path = self.logs().join(format!("test_{name}_{uid}/{container}/{attempt}.log"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+pub(crate) fn condition(status: &Value, kind: &str) -> String {
+    let all = status["conditions"].as_array().cloned().unwrap_or_default();
+    all.iter().find(|c| c["type"] == kind).map(|c| c["status"].as_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+pub(crate) async fn wait(what: &str, done: impl Fn() -> bool, state: impl Fn() -> String) {
+    wait_within(PATIENCE, what, done, state).await;
+}
+
+pub(crate) async fn wait_within(limit: Duration, what: &str, done: impl Fn() -> bool, state: impl Fn() -> String) {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long for {what}: {}", state());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Paths below a directory that contain a text, for control groups.
+pub(crate) fn find_paths(dir: &Path, part: &str, depth: usize) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(dir) else { return found };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        if entry.file_name().to_string_lossy().contains(part) {
+            found.push(entry.path());
+        }
+        if depth > 0 {
+            found.extend(find_paths(&entry.path(), part, depth - 1));
+        }
+    }
+    found
+}
