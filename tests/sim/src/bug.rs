@@ -37,11 +37,13 @@ pub enum Bug {
     /// A new process of the sink does not know which sessions the old one fenced, and a hub attaches
     /// an old node stream to it.
     FenceForgotten,
+    /// The node opens a subscription anew under its old number while the old one still answers.
+    ReopenSameId,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AckBeforeCommit,
         Self::ResumeWrongVersion,
         Self::LostDelete,
@@ -55,6 +57,7 @@ impl Bug {
         Self::SupersededResent,
         Self::CommittedBeforeApi,
         Self::FenceForgotten,
+        Self::ReopenSameId,
     ];
 
     /// The name on the command line.
@@ -74,6 +77,7 @@ impl Bug {
             Self::SupersededResent => "superseded-resent",
             Self::CommittedBeforeApi => "committed-before-api",
             Self::FenceForgotten => "fence-forgotten",
+            Self::ReopenSameId => "reopen-same-id",
         }
     }
 }

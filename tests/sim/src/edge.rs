@@ -39,10 +39,13 @@ pub(crate) struct Disk {
     seen: BTreeMap<Key, Version>,
 }
 
+/// A session and a subscription in it.
+pub(crate) type Stream = (u64, u64);
+
 /// One operation of the writer's queue; lost in a crash.
 #[derive(Debug)]
 enum Write {
-    Apply { session: u64, apply: Apply },
+    Apply { stream: Stream, apply: Apply },
     Put(Said),
 }
 
@@ -85,10 +88,10 @@ pub(crate) struct Node {
     highest: BTreeMap<Key, u64>,
     /// When each key was gone last, by the deletion that reached the disk.
     gone_at: BTreeMap<Key, u64>,
-    /// `(session, nonce, key)` of tombstones on their way, and when they were true.
-    tombstones: BTreeMap<(u64, u64, Key), u64>,
+    /// Stream, nonce and key of tombstones on their way, and when they were true.
+    tombstones: BTreeMap<(Stream, u64, Key), u64>,
     /// Deltas that are on the disk.
-    durable: BTreeSet<(u64, u64)>,
+    durable: BTreeSet<(Stream, u64)>,
     /// Sequences that were durable in an outbox that was not lost later.
     pub(crate) promised: BTreeMap<u64, Said>,
 }
@@ -135,35 +138,59 @@ impl Node {
 
     /// Opens a new session: its number and the messages that open the subscription.
     pub(crate) fn connect(&mut self, now_ms: u64, bug: Option<Bug>) -> (u64, Vec<proto::SubscribeRequest>) {
+        self.disk.session = now_ms.max(self.disk.session + 1);
+        self.reporter.disconnected();
+        self.subscriber = Subscriber::new(SubscriptionId(1), "Pod", SubscribeLimits::default());
+        (self.disk.session, self.open(bug))
+    }
+
+    /// Opens the subscription anew on the stream that is there: under a new number, because answers
+    /// to the old one are still on their way.
+    pub(crate) fn reopen(&mut self, bug: Option<Bug>) -> Vec<proto::SubscribeRequest> {
+        let old = self.subscriber.id();
+        let close = proto::subscribe_request::Message::Close(proto::Close { subscription: old.0 });
+        let mut requests = vec![proto::SubscribeRequest { message: Some(close) }];
+        if bug == Some(Bug::ReopenSameId) {
+            requests.clear();
+        } else {
+            self.subscriber = Subscriber::new(SubscriptionId(old.0 + 1), "Pod", SubscribeLimits::default());
+        }
+        requests.extend(self.open(bug));
+        requests
+    }
+
+    fn open(&mut self, bug: Option<Bug>) -> Vec<proto::SubscribeRequest> {
         // What is held is read behind everything that the old stream wrote.
         if bug != Some(Bug::HeldTooEarly) {
             self.writer.retain(|write| matches!(write, Write::Put(_)));
         }
-        self.disk.session = now_ms.max(self.disk.session + 1);
-        self.reporter.disconnected();
         let held: Vec<(Key, Version)> = if bug == Some(Bug::ResumeWrongVersion) {
             self.disk.seen.iter().map(|(key, version)| (key.clone(), version.clone())).collect()
         } else {
             self.disk.objects.iter().map(|(key, (version, _))| (key.clone(), version.clone())).collect()
         };
         self.refused = false;
-        (self.disk.session, self.subscriber.open("", 0, "", held))
+        self.subscriber.open("", 0, "", held)
     }
 
     /// Notes that the source sent a tombstone, and when it was true.
-    pub(crate) fn note_tombstone(&mut self, session: u64, nonce: u64, key: Key, rev: u64) {
-        self.tombstones.insert((session, nonce, key), rev);
+    pub(crate) fn note_tombstone(&mut self, stream: Stream, nonce: u64, key: Key, rev: u64) {
+        self.tombstones.insert((stream, nonce, key), rev);
     }
 
     /// Takes a message of the current session. An acknowledgement comes out only with a bug.
     pub(crate) fn receive(&mut self, session: u64, message: Down, bug: Option<Bug>) -> Result<Option<Answer>, String> {
         match message {
+            // Answers to a subscription that was closed.
+            Down::InSync(mark) if mark.subscription != self.subscriber.id().0 => Ok(None),
+            Down::Delta(delta) if delta.subscription != self.subscriber.id().0 => Ok(None),
             Down::InSync(mark) => {
                 self.subscriber.in_sync(mark).map_err(|error| error.to_string())?;
                 self.note_in_sync();
                 Ok(None)
             }
             Down::Delta(delta) => {
+                let stream = (session, delta.subscription);
                 let apply = self.subscriber.delta(delta).map_err(|error| error.to_string())?;
                 for change in &apply.changes {
                     match change {
@@ -172,7 +199,7 @@ impl Node {
                     };
                 }
                 let nonce = apply.nonce;
-                self.writer.push_back(Write::Apply { session, apply });
+                self.writer.push_back(Write::Apply { stream, apply });
                 Ok((bug == Some(Bug::AckBeforeCommit)).then(|| Answer::Ack(session, self.subscriber.committed(nonce))))
             }
         }
@@ -196,8 +223,8 @@ impl Node {
         self.writer.len()
     }
 
-    pub(crate) fn is_durable(&self, session: u64, nonce: u64) -> bool {
-        self.durable.contains(&(session, nonce))
+    pub(crate) fn is_durable(&self, stream: Stream, nonce: u64) -> bool {
+        self.durable.contains(&(stream, nonce))
     }
 
     // ---- the writer -----------------------------------------------------------------------
@@ -209,8 +236,8 @@ impl Node {
             match self.writer.pop_front() {
                 None => break,
                 Some(Write::Put(said)) => self.put(said, bug),
-                Some(Write::Apply { session, apply }) => {
-                    if let Some(answer) = self.apply(session, apply, api)? {
+                Some(Write::Apply { stream, apply }) => {
+                    if let Some(answer) = self.apply(stream, apply, api)? {
                         answers.push(answer);
                     }
                 }
@@ -223,7 +250,7 @@ impl Node {
         Ok(answers)
     }
 
-    fn apply(&mut self, session: u64, apply: Apply, api: &Api) -> Result<Option<Answer>, Violation> {
+    fn apply(&mut self, stream: Stream, apply: Apply, api: &Api) -> Result<Option<Answer>, Violation> {
         let mut failures = Vec::new();
         for change in apply.changes {
             let key = change.key().clone();
@@ -253,7 +280,7 @@ impl Node {
                             format!("{key} of write {rev} was deleted on node {} by silence", self.at)
                         })?;
                     }
-                    if let Some(rev) = self.tombstones.remove(&(session, apply.nonce, key.clone())) {
+                    if let Some(rev) = self.tombstones.remove(&(stream, apply.nonce, key.clone())) {
                         let gone = self.gone_at.entry(key).or_insert(0);
                         *gone = rev.max(*gone);
                     }
@@ -263,8 +290,9 @@ impl Node {
                 publisher.changed(key);
             }
         }
-        self.durable.insert((session, apply.nonce));
-        if self.current != Some(session) {
+        self.durable.insert((stream, apply.nonce));
+        let session = stream.0;
+        if self.current != Some(session) || self.subscriber.id().0 != stream.1 {
             return Ok(None);
         }
         Ok(Some(if failures.is_empty() {

@@ -85,10 +85,11 @@ enum Action {
     Damage,
     Full,
     LocalRestart,
+    Reopen,
 }
 
 /// Each action with its usual weight; a seed multiplies each fault by one of [`CALM`] or [`ROUGH`].
-const ACTIONS: [(Action, usize, bool); 33] = [
+const ACTIONS: [(Action, usize, bool); 34] = [
     (Action::Write, 50, false),
     (Action::Delete, 22, false),
     (Action::Status, 30, false),
@@ -122,6 +123,7 @@ const ACTIONS: [(Action, usize, bool); 33] = [
     (Action::Damage, 1, true),
     (Action::Full, 4, true),
     (Action::LocalRestart, 4, true),
+    (Action::Reopen, 4, true),
 ];
 
 /// Half of the seeds: few kinds of faults, and time in between to get somewhere.
@@ -374,6 +376,7 @@ impl World {
                 trace!(self, "node {node}: disk full: {full}");
                 self.reopen(node);
             }
+            Action::Reopen => self.reopen_now(node),
             Action::LocalRestart => {
                 trace!(self, "node {node}: edged restarts");
                 self.counters.add("edged restart");
@@ -531,7 +534,7 @@ impl World {
                 for tombstone in &delta.tombstones {
                     let Ok(key) = skerry_sync::wire::key_from_wire(tombstone.key.as_ref()) else { continue };
                     let rev = replica.absent_at.get(&key).copied().unwrap_or(0);
-                    self.nodes[session.node].note_tombstone(id, delta.nonce, key, rev);
+                    self.nodes[session.node].note_tombstone((id, delta.subscription), delta.nonce, key, rev);
                     self.counters.add("tombstone");
                 }
                 session.down.legs[0].push_back(Down::Delta(delta.clone()));
@@ -561,27 +564,34 @@ impl World {
                 open.more
             }
             Message::Held(held) => {
-                let Some(publisher) = &mut session.publisher else { return Ok(true) };
+                let Some(publisher) = addressed(session, held.subscription) else { return Ok(true) };
                 publisher.hold_wire(&held.held).map_err(|error| refused("source", &error))?;
                 held.more
             }
             Message::Ack(ack) => {
-                let Some(publisher) = &mut session.publisher else { return Ok(true) };
+                let Some(publisher) = addressed(session, ack.subscription) else { return Ok(true) };
                 publisher.ack(ack.nonce).map_err(|error| refused("source", &error))?;
-                check(self.nodes[node].is_durable(id, ack.nonce), Invariant::Honest, || {
+                check(self.nodes[node].is_durable((id, ack.subscription), ack.nonce), Invariant::Honest, || {
                     format!("node {node} acknowledged delta {} of session {id}, which it has not on disk", ack.nonce)
                 })?;
                 trace!(self, "session {id}: source has the ack of {}", ack.nonce);
                 return Ok(true);
             }
             Message::Nack(nack) => {
-                let Some(publisher) = &mut session.publisher else { return Ok(true) };
+                let Some(publisher) = addressed(session, nack.subscription) else { return Ok(true) };
                 publisher.nack(nack.nonce, nack.failures).map_err(|error| refused("source", &error))?;
                 self.counters.add("nack");
                 trace!(self, "session {id}: source has the nack of {}", nack.nonce);
                 return Ok(true);
             }
-            Message::Hello(_) | Message::Close(_) => return Ok(true),
+            Message::Close(close) => {
+                if addressed(session, close.subscription).is_some() {
+                    session.publisher = None;
+                    session.backlog.clear();
+                }
+                return Ok(true);
+            }
+            Message::Hello(_) => return Ok(true),
         };
         if !more && let Some(publisher) = &mut session.publisher {
             let replica = &mut self.replicas[session.replica];
@@ -641,9 +651,21 @@ impl World {
         }
     }
 
+    /// There is room again for what was refused.
     fn reopen(&mut self, node: usize) {
         if !self.nodes[node].full && self.nodes[node].refused {
-            self.nodes[node].current = None;
+            self.reopen_now(node);
+        }
+    }
+
+    fn reopen_now(&mut self, node: usize) {
+        let Some(at) = self.nodes[node].current.and_then(|id| self.position(id)) else { return };
+        trace!(self, "node {node}: opens its subscription anew on session {}", self.sessions[at].id);
+        self.counters.add("reopen");
+        for request in self.nodes[node].reopen(self.bug) {
+            if let Some(message) = request.message {
+                self.sessions[at].send_up(message);
+            }
         }
     }
 
@@ -961,6 +983,11 @@ impl World {
         }
         line
     }
+}
+
+/// The publisher of this subscription, unless it was closed.
+fn addressed(session: &mut Session, subscription: u64) -> Option<&mut Publisher> {
+    session.publisher.as_mut().filter(|publisher| publisher.id().0 == subscription)
 }
 
 fn refused(who: &str, error: &skerry_sync::ProtocolError) -> Violation {

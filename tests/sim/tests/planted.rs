@@ -47,6 +47,7 @@ planted! {
     a_replaced_status_is_sent_again: SupersededResent => Forward | Conserve;
     committed_before_the_api_has_it: CommittedBeforeApi => Honest;
     a_fence_that_forgets: FenceForgotten => Forward | Conserve;
+    opened_anew_under_the_same_number: ReopenSameId => Protocol | NoGhost | Forward | Converge | Honest;
 }
 
 #[test]
