@@ -115,7 +115,8 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(
     let parent = path.parent().ok_or_else(|| Failure::new(what()).cause("it has no directory"))?;
     fs::create_dir_all(parent).or_fail(what)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    // Two processes may write the same file: the last one wins, whole.
+    name.push(format!(".{}.new", std::process::id()));
     let new = parent.join(name);
     let _ = fs::remove_file(&new);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new).or_fail(what)?;

@@ -69,8 +69,10 @@ fn read(folder: &Path) -> Result<Vec<DynamicObject>> {
     let mut objects: Vec<DynamicObject> = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file).or_fail(what)?;
-        let found: Vec<DynamicObject> =
-            serde_saphyr::from_multiple(&text).map_err(|error| Failure::usage(what()).cause(error.to_string()))?;
+        // As kubectl reads it: `0400` is a file mode.
+        let options = serde_saphyr::options! { legacy_octal_numbers: true };
+        let found: Vec<DynamicObject> = serde_saphyr::from_multiple_with_options(&text, options)
+            .map_err(|error| Failure::usage(what()).cause(error.to_string()))?;
         objects.extend(found);
     }
     if objects.is_empty() || objects.len() > MAX_OBJECTS {
@@ -141,6 +143,9 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/hello");
         let kinds: Vec<_> = read(&folder).unwrap().into_iter().map(|o| o.types.unwrap().kind).collect();
         assert_eq!(kinds, ["Namespace", "ConfigMap", "Secret", "Deployment", "Service"]);
+        let deployment = read(&folder).unwrap().remove(3);
+        let mode = deployment.data.pointer("/spec/template/spec/volumes/2/secret/defaultMode");
+        assert_eq!(mode.and_then(serde_json::Value::as_i64), Some(0o400));
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub(crate) const SUPERVISOR: &str = "supervisor";
 /// The sum of the deadlines of the processes, and some time for the kernel.
 const DRAIN: Duration = Duration::from_secs(80);
 
+/// Time for the supervisor's first step.
+const SUPERVISOR_START: Duration = Duration::from_secs(10);
+
 /// Options of `skerry up`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
@@ -114,7 +117,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
             ended = supervise_until_signal(&dir) => ended,
         };
     }
-    start_supervisor(&found)?;
+    start_supervisor(&found).await?;
     steps.done(format!("supervisor started, logs are in {}", dir.join("logs").display()));
     bring_up(&args, &found, &state, &mut steps).await?;
     ui::note(format!("up after {:.1} s", steps.total()));
@@ -173,7 +176,7 @@ fn agree(args: &UpArgs, dir: &Path) -> Result<State> {
     }
 }
 
-fn start_supervisor(found: &Places) -> Result<()> {
+async fn start_supervisor(found: &Places) -> Result<()> {
     if Record::read(&found.record(SUPERVISOR)).is_some_and(|record| record.is_running()) {
         return Ok(());
     }
@@ -189,8 +192,14 @@ fn start_supervisor(found: &Places) -> Result<()> {
         .stderr(err)
         .spawn()
         .or_fail(what)?;
-    let record = Record::of(SUPERVISOR, child.id()).ok_or_else(|| Failure::new(what()).cause("it ended at once"))?;
-    record.write(&found.record(SUPERVISOR))
+    // It writes its own record; until then another `up` would start a second one.
+    let started = async {
+        wait::until(async || Record::read(&found.record(SUPERVISOR)).filter(|r| r.pid.unsigned_abs() == child.id())).await
+    };
+    match tokio::time::timeout(SUPERVISOR_START, started).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Failure::new(what()).cause(wait::last_words(&found.dir.join("logs")))),
+    }
 }
 
 async fn supervise_until_signal(dir: &Path) -> Result<()> {
