@@ -215,12 +215,9 @@ mod tests {
             ),
             (json!([unreachable, custom]), json!([tolerate(UNREACHABLE, None), tolerate("k", Some(5))]), None, secs(5)),
         ] {
-            let parse = |v: &serde_json::Value| serde_json::from_value(v.clone()).unwrap();
-            let got = stay(
-                &parse(&taints),
-                &serde_json::from_value::<Vec<Toleration>>(tolerations.clone()).unwrap(),
-                default,
-            );
+            let taints_: Vec<Taint> = serde_json::from_value(taints.clone()).unwrap();
+            let tolerations_: Vec<Toleration> = serde_json::from_value(tolerations.clone()).unwrap();
+            let got = stay(&taints_, &tolerations_, default);
             assert_eq!(got, expected, "{taints} {tolerations}");
         }
     }
