@@ -101,7 +101,8 @@ impl RateLimit {
         let now = Instant::now();
         let due = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = next.unwrap_or(now).max(now.checked_sub(self.tolerance).unwrap_or(now));
+            let earliest = now.checked_sub(self.tolerance).unwrap_or(now);
+            let due = next.unwrap_or(earliest).max(earliest);
             *next = Some(due + self.interval);
             due
         };

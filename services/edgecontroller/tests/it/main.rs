@@ -1,0 +1,18 @@
+//! EdgeController against the real embedded API server, through its gRPC services.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod cluster;
+mod denied;
+mod down;
+mod fence;
+mod hub;
+mod join;
+mod proofs;
+mod up;

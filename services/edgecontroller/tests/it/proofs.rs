@@ -1,0 +1,105 @@
+//! N5: an empty, truncated or failed list never deletes (case 11).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::{Cluster, eventually};
+use crate::hub::Source;
+
+#[tokio::test]
+async fn an_empty_relist_deletes_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.config_map("cm", "1").await;
+    cluster.pod("web", "n1").await;
+    let controller = cluster.controller().await;
+    let mut hub = Source::connect(&controller).await;
+    hub.open(1, "n1", 1, "Pod", &[]).await;
+    hub.open(2, "n1", 1, "ConfigMap", &[]).await;
+    hub.in_sync().await;
+
+    for round in 0..3 {
+        let before = cluster.faults.calls("GET pods");
+        {
+            let mut empty = cluster.faults.empty.lock().unwrap();
+            let mut expired = cluster.faults.expired.lock().unwrap();
+            for resource in ["pods", "configmaps"] {
+                empty.insert(resource.to_owned());
+                expired.insert(resource.to_owned());
+            }
+        }
+        cluster.faults.cut_watches();
+        eventually("the pods were listed and asked for", || async { cluster.faults.calls("GET pods") >= before + 4 })
+            .await;
+        assert_eq!(hub.quiet().await, 0, "round {round}");
+    }
+    cluster.faults.empty.lock().unwrap().clear();
+    assert_eq!(hub.names(1), ["default/web"]);
+    assert_eq!(hub.names(2), ["default/cm"]);
+
+    // The control: what is really gone goes.
+    cluster.delete("Pod", "default", "web").await;
+    hub.until("the pod is gone", |h| h.names(1).is_empty() && h.names(2).is_empty()).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_first_list_after_a_restart_deletes_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.config_map("cm", "1").await;
+    cluster.pod("web", "n1").await;
+    cluster.pod("gone", "n1").await;
+    let controller = cluster.controller().await;
+    let mut hub = Source::connect(&controller).await;
+    hub.open(1, "n1", 1, "Pod", &[]).await;
+    hub.open(2, "n1", 1, "ConfigMap", &[]).await;
+    hub.in_sync().await;
+    let (pods, maps) = (hub.held(1), hub.held(2));
+    drop(hub);
+    controller.stop().await;
+    cluster.delete("Pod", "default", "gone").await;
+
+    for resource in ["pods", "configmaps"] {
+        cluster.faults.empty.lock().unwrap().insert(resource.to_owned());
+    }
+    let controller = cluster.controller().await;
+    controller.ready().await;
+    let mut hub = Source::connect(&controller).await;
+    hub.open(1, "n1", 2, "Pod", &pods).await;
+    hub.open(2, "n1", 2, "ConfigMap", &maps).await;
+    hub.in_sync().await;
+    hub.quiet().await;
+    assert_eq!(hub.names(1), ["default/web"]);
+    assert_eq!(hub.names(2), ["default/cm"]);
+    assert_eq!(hub.subs[&1].tombstones, ["default/gone"]);
+    assert!(hub.subs[&2].tombstones.is_empty());
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn an_api_that_is_down_deletes_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.config_map("cm", "1").await;
+    cluster.pod("web", "n1").await;
+    let controller = cluster.controller().await;
+    let mut hub = Source::connect(&controller).await;
+    hub.open(1, "n1", 1, "Pod", &[]).await;
+    hub.in_sync().await;
+    let pods = hub.held(1);
+    cluster.faults.down.store(true, Ordering::SeqCst);
+    cluster.faults.cut_watches();
+    drop(hub);
+    let mut hub = Source::connect(&controller).await;
+    let mut ghost = pods.clone();
+    ghost.push(("default/ghost".to_owned(), pods[0].1.clone()));
+    hub.open(1, "n1", 2, "Pod", &ghost).await;
+    assert_eq!(hub.quiet().await, 0, "neither a tombstone nor in-sync while the API cannot be asked");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.faults.down.store(false, Ordering::SeqCst);
+    hub.in_sync().await;
+    assert_eq!(hub.subs[&1].tombstones, ["default/ghost"]);
+    cluster.patch("Pod", "default", "web", json!({"metadata": {"labels": {"a": "b"}}})).await;
+    hub.until("changes flow again", |h| h.subs[&1].upserts == 1).await;
+    controller.stop().await;
+}
