@@ -33,7 +33,7 @@ pub(super) fn control_plane(found: &Places, state: &State) -> Result<()> {
     let arguments = [
         ("--data-dir", text(&found.dir.join(cloud::APISERVER_DATA))?),
         ("--listen", ports.apiserver.to_string()),
-        ("--kubeconfig", text(&found.dir.join(places::KUBECONFIG))?),
+        ("--kubeconfig-out", text(&found.dir.join(places::KUBECONFIG))?),
         ("--admin", ports.admin.apiserver.to_string()),
     ];
     let arguments = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
