@@ -9,6 +9,10 @@ use skerry_cloudhub::{CloudHub, Config, HubError};
 use skerry_common::process::{self, Failure, ProcessOptions};
 use skerry_telemetry::{LogConfig, LogFormat};
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Ends the nodes' connections and relays them to the sources and sinks.
 #[derive(Parser)]
 #[command(version)]

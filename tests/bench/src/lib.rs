@@ -3,6 +3,21 @@
 //! Each `src/bin/*.rs` is one `make bench-…`. It prints its figures and exits with 1 when a target is
 //! missed. Nothing here is a test: figures depend on the machine, promises about behaviour do not.
 
+pub mod cluster;
 pub mod figures;
 pub mod node;
 pub mod proc;
+
+use std::process::ExitCode;
+
+/// The exit code of a benchmark: 1 when it failed or missed a target.
+#[expect(clippy::print_stderr, reason = "this is a program for people")]
+pub fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -75,6 +75,7 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot await, and the benchmark is over")]
     fn drop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
