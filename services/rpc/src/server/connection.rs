@@ -60,7 +60,7 @@ impl Accepted {
         let counted = Counted::new(socket, Arc::clone(&state));
         let opened = tokio::select! {
             opened = open(&shared, counted, &origin) => opened,
-            () = shared.cut.cancelled() => return,
+            () = shared.stopping.cancelled() => return,
         };
         let Opened { transport, identity, key_fingerprint } = match opened {
             Ok(opened) => opened,
@@ -168,13 +168,15 @@ impl ConnTask {
         let place = place.map(Box::new);
         let tracker = shared.tasks.clone();
         let task = Self { http, shared, peer, draining: false, ended: "dropped", permit, place };
-        // Both may have happened between the handshake and the entry in the registry.
-        if task.shared.draining.load(Relaxed) {
+        // These may have happened between the handshake and the entry in the registry.
+        if task.shared.stopping.is_cancelled() {
             task.peer.connection.0.give(Order::Drain, "stopping", "the server is stopping");
         }
-        let revoked = task.shared.tls.as_ref().is_some_and(|tls| sweep::is_revoked(&task.peer, tls.revocations()));
-        if revoked || task.shared.cut.is_cancelled() {
+        if task.shared.tls.as_ref().is_some_and(|tls| sweep::is_revoked(&task.peer, tls.revocations())) {
             task.peer.connection.0.give(Order::Abort, "revoked", "the certificate was revoked");
+        }
+        if task.shared.cut.is_cancelled() {
+            task.peer.connection.0.give(Order::Abort, "stopping", "the server is stopping");
         }
         tracker.spawn(task);
     }

@@ -22,7 +22,7 @@ mod sweep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use skerry_common::drain;
@@ -157,10 +157,11 @@ pub(crate) struct Shared {
     refusal_logged_ms: AtomicU64,
     refusals_unlogged: AtomicU64,
     next_connection: AtomicU64,
-    draining: AtomicBool,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
-    /// Ends handshakes and the sweeper.
+    /// Ends handshakes, when the drain begins.
+    stopping: CancellationToken,
+    /// Ends the sweeper and everything else.
     cut: CancellationToken,
     /// HTTP/2 for peers that ping by themselves, and for those that must be pinged.
     quiet_http: hyper::server::conn::http2::Builder<TokioExecutor>,
@@ -180,6 +181,7 @@ struct CutOnDrop(Arc<Shared>);
 
 impl Drop for CutOnDrop {
     fn drop(&mut self) {
+        self.0.stopping.cancel();
         self.0.cut.cancel();
         self.0.give_all(Order::Abort);
     }
@@ -215,9 +217,9 @@ impl Bound {
             refusal_logged_ms: AtomicU64::new(0),
             refusals_unlogged: AtomicU64::new(0),
             next_connection: AtomicU64::new(1),
-            draining: AtomicBool::new(false),
             permits: Arc::new(Semaphore::new(limits.max_connections)),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
             quiet_http: http2(&limits, false),
             pinging_http: http2(&limits, true),
@@ -246,7 +248,7 @@ impl Bound {
 
 async fn drain_connections(shared: &Arc<Shared>, health: &Health, stop: &mut drain::Watch) -> Served {
     health.set_all(false).await;
-    shared.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    shared.stopping.cancel();
     shared.give_all(Order::Drain);
     shared.tasks.close();
     let patient = async {
@@ -272,6 +274,9 @@ async fn drain_connections(shared: &Arc<Shared>, health: &Health, stop: &mut dra
 async fn accept(shared: &Arc<Shared>, listener: &mut Listener) {
     let mut pause = limits::ACCEPT_BACKOFF_MIN;
     loop {
+        if shared.permits.available_permits() == 0 {
+            shared.refuse("too_many_connections", &"new connections wait");
+        }
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&shared.permits).acquire_owned().await else { return };
         match listener.accept().await {

@@ -91,7 +91,6 @@ impl hub::hub_server::Hub for Echo {
     ) -> Result<Response<hub::ListSessionsResponse>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let who = who(&request);
-        let traceparent = request.metadata().get("traceparent").is_some();
         if let Some(millis) = request.get_ref().node.strip_prefix("sleep-") {
             tokio::time::sleep(Duration::from_millis(millis.parse().unwrap())).await;
         }
@@ -99,8 +98,7 @@ impl hub::hub_server::Hub for Echo {
             skerry_rpc::peer(&request)?.connection.close("told to");
         }
         self.finished.fetch_add(1, Ordering::SeqCst);
-        let next = if traceparent { "traced".to_owned() } else { String::new() };
-        Ok(Response::new(hub::ListSessionsResponse { hub: who, next, ..Default::default() }))
+        Ok(Response::new(hub::ListSessionsResponse { hub: who, ..Default::default() }))
     }
 
     async fn get_usage(&self, _: Request<hub::GetUsageRequest>) -> Result<Response<hub::GetUsageResponse>, Status> {

@@ -217,3 +217,69 @@ async fn a_hundred_thousand_tiny_messages_pass_with_backpressure() {
     // 64 KiB of window in answers of a dozen bytes, and the send buffer beside it.
     assert!(answered < 60_000, "{answered} messages were answered into the void");
 }
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_for_a_place() {
+    let server = serve_open(ServerLimits { max_connections: 2, ..ServerLimits::default() }).await;
+    let first = Raw::http2(server.address).await;
+    let _second = Raw::http2(server.address).await;
+    let third = Raw::tcp(server.address).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(third.seen().count(raw::SETTINGS), 0);
+    assert_eq!(server.metrics.refusals("test", "too_many_connections"), 1);
+    drop(first);
+    let mut third = third;
+    third.send(raw::PREFACE).await;
+    third.wait("a place", |seen| seen.count(raw::SETTINGS) > 0).await;
+}
+
+/// Out of descriptors: the accept loop waits instead of spinning, and serves again afterwards.
+/// The limit is the process's, so the test runs itself again as a process of its own.
+#[test]
+fn out_of_descriptors_costs_no_cpu_and_heals() {
+    const INNER: &str = "SKERRY_TEST_OUT_OF_DESCRIPTORS";
+    if std::env::var_os(INNER).is_some() {
+        return tokio::runtime::Runtime::new().unwrap().block_on(out_of_descriptors());
+    }
+    let status = std::process::Command::new("prlimit")
+        .arg("--nofile=64:64")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "limits::out_of_descriptors_costs_no_cpu_and_heals", "--nocapture"])
+        .env(INNER, "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Processor time of this process so far, in ticks of 10 ms.
+fn cpu_ticks(stat: &std::fs::File) -> u64 {
+    let mut bytes = [0; 1024];
+    let length = std::os::unix::fs::FileExt::read_at(stat, &mut bytes, 0).unwrap();
+    let stat = String::from_utf8_lossy(&bytes[..length]);
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+async fn out_of_descriptors() {
+    let limits = ServerLimits { max_unauthenticated_per_ip: 10_000, ..ServerLimits::default() };
+    let server = serve_open(limits).await;
+    let stat = std::fs::File::open("/proc/self/stat").unwrap();
+    // Both ends are in this process, so the descriptors are soon used up.
+    let mut held = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect(server.address) {
+        held.push(stream);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // One in the backlog that cannot be accepted.
+    drop(held.pop());
+    let waiting = std::net::TcpStream::connect(server.address);
+    let before = cpu_ticks(&stat);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let used = cpu_ticks(&stat) - before;
+    assert!(used <= 15, "{used} ticks of cpu in 3 s without descriptors");
+    drop((held, waiting));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut raw = Raw::http2(server.address).await;
+    assert!(raw.open(raw::LIST).await);
+    raw.wait("service", |seen| seen.count(raw::SETTINGS) > 0).await;
+}
