@@ -52,7 +52,11 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(context: Arc<Context>, present: watch::Receiver<BTreeSet<String>>, node_news: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        present: watch::Receiver<BTreeSet<String>>,
+        node_news: Arc<Notify>,
+    ) -> Self {
         let (finished_tx, finished_rx) = mpsc::channel(FINISHED);
         Self {
             context,

@@ -52,7 +52,11 @@ impl Edged {
     ///
     /// # Errors
     /// See [`Error`]; a runtime that does not answer yet is not one.
-    pub async fn build(config: Config, connect: Connect, telemetry: &skerry_telemetry::Registry) -> Result<Self, Error> {
+    pub async fn build(
+        config: Config,
+        connect: Connect,
+        telemetry: &skerry_telemetry::Registry,
+    ) -> Result<Self, Error> {
         config.check()?;
         let socket = find::socket(config.runtime_endpoint.as_deref())?;
         for dir in [&config.root_dir, &config.pod_log_dir] {
@@ -64,10 +68,8 @@ impl Edged {
         };
         tracing::info!(runtime = %socket.display(), "container runtime");
         let node = config.node_name.to_string();
-        let (health, health_rx) = watch::channel(Health {
-            answers: false,
-            trouble: "container runtime was not asked yet".into(),
-        });
+        let (health, health_rx) =
+            watch::channel(Health { answers: false, trouble: "container runtime was not asked yet".into() });
         let outbox = Outbox::default();
         let context = Context {
             node: node.clone(),
@@ -87,6 +89,7 @@ impl Edged {
             pulls: Semaphore::new(PARALLEL_PULLS),
             starts: Semaphore::new(PARALLEL_STARTS),
             memory_capacity: node::memory_capacity(),
+            started: tokio::time::Instant::now(),
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
         };
         Ok(Self { context: Arc::new(context), channel, health, config })
@@ -117,7 +120,8 @@ impl Edged {
             Error::Hub("its task ended".into())
         });
         let shared = Arc::clone(&context);
-        let reports = tokio::spawn(hub::report(shared, channel));
+        let mut reports = JoinSet::new();
+        reports.spawn(hub::report(shared, channel));
         tasks.spawn(async move {
             node.run().await;
             Error::Runtime("the node's status ended".into())
@@ -137,7 +141,7 @@ impl Edged {
             }
         };
         tasks.shutdown().await;
-        reports.abort();
+        reports.shutdown().await;
         result
     }
 }

@@ -24,6 +24,16 @@ pub(crate) fn remove_pod(pod: &Pod) {
     }
 }
 
+/// Removes the groups above all pods where they are empty.
+pub(crate) fn remove_roots() {
+    for root in roots() {
+        for class in ["burstable", "besteffort"] {
+            let _ = fs::remove_dir(root.join(class));
+        }
+        let _ = fs::remove_dir(root);
+    }
+}
+
 /// Our group at the top of each hierarchy: one with version 2, one per controller with version 1.
 fn roots() -> Vec<PathBuf> {
     let mount = Path::new(MOUNT);

@@ -39,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
     pub(crate) memory_capacity: i64,
+    pub(crate) started: tokio::time::Instant,
     pub(crate) learned: RwLock<Learned>,
 }
 

@@ -44,7 +44,12 @@ pub(crate) struct Environment {
 }
 
 /// See the module documentation.
-pub(crate) fn resolve(pod: &Pod, container: &Container, objects: &Objects, facts: &Facts) -> Result<Environment, Problem> {
+pub(crate) fn resolve(
+    pod: &Pod,
+    container: &Container,
+    objects: &Objects,
+    facts: &Facts,
+) -> Result<Environment, Problem> {
     let mut env = Environment::default();
     let services = service_variables(pod, objects);
     from_sources(pod, container, objects, &mut env)?;

@@ -122,7 +122,11 @@ impl Events {
         let namespace = of.namespace.clone().unwrap_or_else(|| "default".into());
         let name = format!("{}.{hash:016x}", of.name.as_deref().unwrap_or_default());
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
             involved_object: of.clone(),
             type_: Some(if kind == Kind::Normal { "Normal" } else { "Warning" }.into()),
             reason: Some(reason.into()),

@@ -54,9 +54,12 @@ pub(crate) async fn ensure(
 ) -> Result<Image, Waiting> {
     let name = container.image.clone().unwrap_or_default();
     let subject = Subject::container(pod, &container.name);
-    let inspect_failed = |message: String| Waiting::new("ImageInspectError", format!("Failed to inspect image {name:?}: {message}"));
+    let inspect_failed =
+        |message: String| Waiting::new("ImageInspectError", format!("Failed to inspect image {name:?}: {message}"));
     if name.is_empty() || name.contains(char::is_whitespace) {
-        let message = format!("Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: invalid reference format");
+        let message = format!(
+            "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: invalid reference format"
+        );
         events.record(&subject, Kind::Warning, "InspectFailed", &message);
         return Err(Waiting::new("InvalidImageName", message));
     }
@@ -102,7 +105,12 @@ pub(crate) async fn ensure(
         Ok(None) => Err(inspect_failed("the runtime pulled it and does not know it".into())),
         Err(status) => {
             let message = format!("failed to pull image {name:?}: {}", status.message());
-            events.record(&subject, Kind::Warning, "Failed", &format!("Failed to pull image {name:?}: {}", status.message()));
+            events.record(
+                &subject,
+                Kind::Warning,
+                "Failed",
+                &format!("Failed to pull image {name:?}: {}", status.message()),
+            );
             events.record(&subject, Kind::Warning, "Failed", "Error: ErrImagePull");
             Err(Waiting::new("ErrImagePull", message))
         }

@@ -177,6 +177,7 @@ impl Objects {
         self.read().pods.get(uid).cloned()
     }
 
+    #[cfg(test)]
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.read().pods.values().cloned().collect()
     }
@@ -262,9 +263,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, String> {
 
 /// A uid becomes a directory and a label.
 pub(crate) fn uid_is_safe(uid: &str) -> bool {
-    !uid.is_empty()
-        && uid.len() <= 64
-        && uid.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    !uid.is_empty() && uid.len() <= 64 && uid.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// Names of containers and volumes become directories.

@@ -101,15 +101,13 @@ fn request(container: &Container, name: &str) -> Option<i128> {
 /// BestEffort when none has any.
 pub(crate) fn qos(pod: &Pod) -> Qos {
     let all = || pod.containers().iter().chain(pod.init_containers());
-    let any = all().any(|c| {
-        ["cpu", "memory"].iter().any(|r| amount(c, true, r).is_some() || amount(c, false, r).is_some())
-    });
+    let any =
+        all().any(|c| ["cpu", "memory"].iter().any(|r| amount(c, true, r).is_some() || amount(c, false, r).is_some()));
     if !any {
         return Qos::BestEffort;
     }
-    let equal = all().all(|c| {
-        ["cpu", "memory"].iter().all(|r| amount(c, true, r).is_some() && request(c, r) == amount(c, true, r))
-    });
+    let equal = all()
+        .all(|c| ["cpu", "memory"].iter().all(|r| amount(c, true, r).is_some() && request(c, r) == amount(c, true, r)));
     if equal { Qos::Guaranteed } else { Qos::Burstable }
 }
 
@@ -248,7 +246,8 @@ mod tests {
 
     #[test]
     fn control_groups_get_the_kubelets_numbers() {
-        let pod = pod(&json!({"limits": {"cpu": "500m", "memory": "32Mi"}, "requests": {"cpu": "10m", "memory": "8Mi"}}));
+        let pod =
+            pod(&json!({"limits": {"cpu": "500m", "memory": "32Mi"}, "requests": {"cpu": "10m", "memory": "8Mi"}}));
         let got = of_container(&pod, &pod.containers()[0], 1 << 30);
         assert_eq!((got.cpu_shares, got.cpu_quota, got.cpu_period), (10, 50_000, 100_000));
         assert_eq!(got.memory_limit_in_bytes, 32 << 20);

@@ -36,7 +36,9 @@ impl Containerd {
     /// When the packages are missing, this is not root, or containerd does not start.
     pub async fn start() -> anyhow::Result<Self> {
         if !nix::unistd::geteuid().is_root() {
-            bail!("this test needs root and the packages containerd, runc, containernetworking-plugins, busybox-static");
+            bail!(
+                "this test needs root and the packages containerd, runc, containernetworking-plugins, busybox-static"
+            );
         }
         let (index, lock) = free_slot().await?;
         let options = options(index);

@@ -68,11 +68,8 @@ pub(super) fn registration(config: &Config, machine: &Machine) -> Node {
 
 /// The status at `now`; conditions of `before` keep their times.
 pub(super) fn status(view: &View, before: Option<&NodeStatus>, now: jiff::Timestamp) -> NodeStatus {
-    let mut addresses: Vec<NodeAddress> = view
-        .addresses
-        .iter()
-        .map(|a| NodeAddress { type_: "InternalIP".into(), address: a.clone() })
-        .collect();
+    let mut addresses: Vec<NodeAddress> =
+        view.addresses.iter().map(|a| NodeAddress { type_: "InternalIP".into(), address: a.clone() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: view.machine.hostname.clone() });
     NodeStatus {
         addresses: Some(addresses),
@@ -115,7 +112,15 @@ fn conditions(view: &View, before: Option<&NodeStatus>, now: jiff::Timestamp) ->
         if has {
             condition(kind, "True", bad, format!("kubelet has {what}"))
         } else {
-            condition(kind, "False", good, format!("kubelet has {}", what.replacen("insufficient", "sufficient", 1).replacen("disk pressure", "no disk pressure", 1)))
+            condition(
+                kind,
+                "False",
+                good,
+                format!(
+                    "kubelet has {}",
+                    what.replacen("insufficient", "sufficient", 1).replacen("disk pressure", "no disk pressure", 1)
+                ),
+            )
         }
     };
     let mut all = vec![
@@ -127,7 +132,13 @@ fn conditions(view: &View, before: Option<&NodeStatus>, now: jiff::Timestamp) ->
             "insufficient memory available",
         ),
         pressure("DiskPressure", p.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk pressure"),
-        pressure("PIDPressure", p.pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "insufficient PID available"),
+        pressure(
+            "PIDPressure",
+            p.pids,
+            "KubeletHasInsufficientPID",
+            "KubeletHasSufficientPID",
+            "insufficient PID available",
+        ),
     ];
     all.push(if view.trouble.is_empty() {
         condition("Ready", "True", "KubeletReady", "kubelet is posting ready status".into())

@@ -37,13 +37,23 @@ pub(crate) fn of_sandbox(pod: &Pod, node: &str) -> HashMap<String, String> {
 }
 
 pub(crate) fn of_container(pod: &Pod, container: &str, node: &str) -> HashMap<String, String> {
-    [(POD_NAME, pod.name()), (POD_NAMESPACE, pod.namespace()), (POD_UID, pod.uid()), (CONTAINER_NAME, container), (NODE, node)]
-        .into_iter()
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .collect()
+    [
+        (POD_NAME, pod.name()),
+        (POD_NAMESPACE, pod.namespace()),
+        (POD_UID, pod.uid()),
+        (CONTAINER_NAME, container),
+        (NODE, node),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
 }
 
-pub(crate) fn annotations_of_container(pod: &Pod, container: &Container, restart_count: u32) -> HashMap<String, String> {
+pub(crate) fn annotations_of_container(
+    pod: &Pod,
+    container: &Container,
+    restart_count: u32,
+) -> HashMap<String, String> {
     let mut all = HashMap::from([
         (RESTART_COUNT.to_owned(), restart_count.to_string()),
         (HASH.to_owned(), hash(container)),

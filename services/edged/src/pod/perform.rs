@@ -7,9 +7,11 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use skerry_common::kinds;
 use skerry_proto::cri::v1::Mount;
 use tonic::Status;
 
@@ -27,6 +29,9 @@ use crate::runtime::client::is_runtime_trouble;
 use crate::runtime::{container_config, dns, sandbox_config};
 use crate::volumes::{self, PodDir};
 
+/// How long after the agent's start the list of services is waited for.
+const SERVICES_SETTLE: Duration = Duration::from_secs(5);
+
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Done {
@@ -36,12 +41,20 @@ pub(crate) enum Done {
 }
 
 /// Performs any step but `Finished`.
-pub(crate) async fn perform(context: &Arc<Context>, pod: &Arc<Pod>, seen: &Observed, memory: &mut Memory, step: &Step) -> Done {
+pub(crate) async fn perform(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    seen: &Observed,
+    memory: &mut Memory,
+    step: &Step,
+) -> Done {
     match step {
         Step::PrepareVolumes => prepare_volumes(context, pod, seen, memory).await,
         Step::CreateSandbox { attempt } => create_sandbox(context, pod, memory, *attempt).await,
         Step::StopSandbox { id } => settle(context, pod, memory, "StopPodSandbox", context.cri.stop_sandbox(id).await),
-        Step::RemoveSandbox { id } => settle(context, pod, memory, "RemovePodSandbox", context.cri.remove_sandbox(id).await),
+        Step::RemoveSandbox { id } => {
+            settle(context, pod, memory, "RemovePodSandbox", context.cri.remove_sandbox(id).await)
+        }
         Step::RemoveContainer { id } => {
             let done = settle(context, pod, memory, "RemoveContainer", context.cri.remove_container(id).await);
             if done == Done::Yes {
@@ -221,9 +234,20 @@ async fn configure(
     facts: &Facts,
     restart_count: u32,
 ) -> Result<skerry_proto::cri::v1::ContainerConfig, Problem> {
+    // Variables of services are fixed when a container starts. Just after the agent's start they may
+    // be on their way; a node without services does not wait for long.
+    let links = pod.spec().enable_service_links.unwrap_or(true);
+    if links && !context.objects.in_sync(kinds::SERVICE) && context.started.elapsed() < SERVICES_SETTLE {
+        return Err(Problem::Pending("services are not known yet".into()));
+    }
     let environment = env::resolve(pod, container, &context.objects, facts)?;
     for message in &environment.skipped {
-        context.events.record(&Subject::container(pod, &container.name), Kind::Warning, "InvalidVariableNames", message);
+        context.events.record(
+            &Subject::container(pod, &container.name),
+            Kind::Warning,
+            "InvalidVariableNames",
+            message,
+        );
     }
     let ips = if pod.host_network() { facts.host_ips.clone() } else { facts.pod_ips.clone() };
     let hosts = dns::hosts_file(pod, &ips, &context.cluster_dns.domain);

@@ -27,20 +27,34 @@ use super::spec::{PodExt, RestartPolicy, is_sidecar};
 pub(crate) enum Desired {
     Run,
     /// Deleted: containers get until `deadline` to end.
-    End { deadline: UnixMs },
+    End {
+        deadline: UnixMs,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     PrepareVolumes,
-    CreateSandbox { attempt: u32 },
-    StopSandbox { id: String },
-    RemoveSandbox { id: String },
+    CreateSandbox {
+        attempt: u32,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
     /// Pull the image if needed, create and start.
-    StartContainer { name: String, sandbox_id: String, restart_count: u32 },
+    StartContainer {
+        name: String,
+        sandbox_id: String,
+        restart_count: u32,
+    },
     /// All at the same time.
     StopContainers(Vec<Stop>),
-    RemoveContainer { id: String },
+    RemoveContainer {
+        id: String,
+    },
     /// Unmount and remove all that the pod has on the host.
     CleanUp,
     /// Nothing is left: report it and forget the pod.
@@ -98,9 +112,11 @@ pub(crate) fn has_ended(pod: &Pod, seen: &Observed) -> bool {
     if policy == RestartPolicy::Always {
         return false;
     }
-    let init_failed = pod.init_containers().iter().filter(|c| !is_sidecar(c)).any(|c| {
-        policy == RestartPolicy::Never && seen.latest(&c.name).is_some_and(Container::failed)
-    });
+    let init_failed = pod
+        .init_containers()
+        .iter()
+        .filter(|c| !is_sidecar(c))
+        .any(|c| policy == RestartPolicy::Never && seen.latest(&c.name).is_some_and(Container::failed));
     let all_done = !pod.containers().is_empty()
         && pod.containers().iter().all(|c| {
             seen.latest(&c.name).is_some_and(|c| match policy {
@@ -200,7 +216,8 @@ fn new_sandbox(seen: &Observed, memory: &Memory, now: UnixMs) -> Plan {
     };
     // Stopping gives the network back and ends what still runs in it. Old sandboxes that hold no
     // container any more are of no use.
-    let mut steps: Vec<Step> = seen.running().map(|c| c.sandbox_id.clone()).map(|id| Step::StopSandbox { id }).collect();
+    let mut steps: Vec<Step> =
+        seen.running().map(|c| c.sandbox_id.clone()).map(|id| Step::StopSandbox { id }).collect();
     steps.dedup();
     let unused = |id: &str| !seen.containers.iter().any(|c| c.sandbox_id == id);
     for old in &seen.sandboxes {
@@ -257,7 +274,9 @@ fn keep_running(
     let here = latest.filter(|c| c.sandbox_id == sandbox);
     match here.map(|c| c.state) {
         Some(State::Running) => {
-            let changed = here.filter(|c| c.hash != labels::hash(spec) && !c.image.is_empty() && Some(&c.image) != spec.image.as_ref());
+            let changed = here.filter(|c| {
+                c.hash != labels::hash(spec) && !c.image.is_empty() && Some(&c.image) != spec.image.as_ref()
+            });
             if let Some(c) = changed {
                 plan.steps.push(Step::StopContainers(vec![Stop {
                     id: c.id.clone(),

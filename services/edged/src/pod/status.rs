@@ -45,8 +45,7 @@ pub(crate) fn time(ms: UnixMs) -> Option<Time> {
 /// See the module documentation.
 pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
     let Inputs { pod, seen, before, .. } = inputs;
-    let init: Vec<ContainerStatus> =
-        pod.init_containers().iter().map(|spec| container(inputs, spec, true)).collect();
+    let init: Vec<ContainerStatus> = pod.init_containers().iter().map(|spec| container(inputs, spec, true)).collect();
     let main: Vec<ContainerStatus> = pod.containers().iter().map(|spec| container(inputs, spec, false)).collect();
     let phase = phase(inputs, &init, &main);
     let sandbox = seen.ready_sandbox();
@@ -308,7 +307,11 @@ fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]
         () if pending_init || waiting > 0 => "Pending",
         () if running > 0 => "Running",
         () if stopped > 0 && ended => {
-            if stopped == succeeded { "Succeeded" } else { "Failed" }
+            if stopped == succeeded {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
         }
         () if stopped > 0 && policy == RestartPolicy::Always => "Running",
         () if stopped > 0 && stopped == succeeded => "Succeeded",
@@ -427,8 +430,14 @@ fn ready(pod: &Pod, containers: &Verdict, old: &[PodCondition]) -> Verdict {
                 .find(|c| c.type_ == gate.condition_type);
             match found {
                 Some(c) if c.status == "True" => None,
-                Some(_) => Some(format!("the status of pod readiness gate {:?} is not \"True\", but False", gate.condition_type)),
-                None => Some(format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type)),
+                Some(_) => Some(format!(
+                    "the status of pod readiness gate {:?} is not \"True\", but False",
+                    gate.condition_type
+                )),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {:?} does not exist.",
+                    gate.condition_type
+                )),
             }
         })
         .collect();

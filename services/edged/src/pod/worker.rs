@@ -291,7 +291,8 @@ impl Worker {
         for (name, entry) in &mut self.memory.containers {
             let Some(until) = entry.retry.waits(now) else { continue };
             let Some(waiting) = entry.waiting.as_mut().filter(|w| w.reason == "ErrImagePull") else { continue };
-            let shown_until = until.saturating_sub(super::backoff::IMAGE.first_ms).saturating_add(millis(SHOW_PULL_ERROR));
+            let shown_until =
+                until.saturating_sub(super::backoff::IMAGE.first_ms).saturating_add(millis(SHOW_PULL_ERROR));
             if now < shown_until.min(until) {
                 wake = Some(wake.map_or(shown_until, |w: i64| w.min(shown_until)));
                 continue;
@@ -310,7 +311,12 @@ impl Worker {
         }
         for (name, message) in aged {
             self.context.events.record(&Subject::container(pod, &name), Kind::Normal, "BackOff", &message);
-            self.context.events.record(&Subject::container(pod, &name), Kind::Warning, "Failed", "Error: ImagePullBackOff");
+            self.context.events.record(
+                &Subject::container(pod, &name),
+                Kind::Warning,
+                "Failed",
+                "Error: ImagePullBackOff",
+            );
         }
         wake
     }

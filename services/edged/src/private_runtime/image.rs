@@ -104,11 +104,7 @@ impl Image {
                 dir("root", 0o700),
                 text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
                 text("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-                ImageFile {
-                    path: "bin/busybox".into(),
-                    mode: 0o755,
-                    content: FileContent::CopyOf(BUSYBOX.into()),
-                },
+                ImageFile { path: "bin/busybox".into(), mode: 0o755, content: FileContent::CopyOf(BUSYBOX.into()) },
             ],
             entrypoint: Vec::new(),
             cmd: Vec::new(),
@@ -259,8 +255,11 @@ mod tests {
         tar.file("a", 0o644, b"hello");
         let bytes = tar.finish();
         assert_eq!(bytes.len(), 512 * 4);
-        let sum: u32 =
-            bytes[..512].iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+        let sum: u32 = bytes[..512]
+            .iter()
+            .enumerate()
+            .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+            .sum();
         assert_eq!(&bytes[148..154], format!("{sum:06o}").as_bytes());
         assert_eq!(&bytes[257..262], b"ustar");
     }

@@ -57,10 +57,7 @@ pub(super) fn pick_snapshotter(root: &Path) -> Snapshotter {
         for dir in ["lower", "upper", "work", "merged"] {
             fs::create_dir_all(probe.join(dir)).ok()?;
         }
-        let options = format!(
-            "lowerdir={p}/lower,upperdir={p}/upper,workdir={p}/work",
-            p = probe.display()
-        );
+        let options = format!("lowerdir={p}/lower,upperdir={p}/upper,workdir={p}/work", p = probe.display());
         let target = probe.join("merged");
         mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_str())).ok()?;
         umount2(&target, MntFlags::MNT_DETACH).ok()

@@ -131,11 +131,8 @@ fn kill_shims(options: &RuntimeOptions) {
             .collect();
         let shims = doomed.clone();
         loop {
-            let more: Vec<i32> = all
-                .iter()
-                .filter(|p| doomed.contains(&p.parent) && !doomed.contains(&p.pid))
-                .map(|p| p.pid)
-                .collect();
+            let more: Vec<i32> =
+                all.iter().filter(|p| doomed.contains(&p.parent) && !doomed.contains(&p.pid)).map(|p| p.pid).collect();
             if more.is_empty() {
                 break;
             }
@@ -200,7 +197,9 @@ fn remove_rules(network: &str) {
             let (Some((&"-A", spec)), Some(jump)) = (words.split_first(), words.iter().position(|w| *w == "-j")) else {
                 continue;
             };
-            if let Some(target) = words.get(jump + 1).filter(|t| t.starts_with("CNI-") && !t.starts_with("CNI-HOSTPORT")) {
+            if let Some(target) =
+                words.get(jump + 1).filter(|t| t.starts_with("CNI-") && !t.starts_with("CNI-HOSTPORT"))
+            {
                 chains.insert((*target).to_owned());
             }
             let mut args = vec!["-w", "-t", "nat", "-D"];
@@ -258,6 +257,12 @@ fn remove_network_cache(network: &str) {
 }
 
 fn remove_cgroups(ids: &BTreeSet<String>) {
+    remove_cgroups_of(ids);
+    // The parents that edged asked for; the kernel keeps them while another runtime uses them.
+    crate::cgroups::remove_roots();
+}
+
+fn remove_cgroups_of(ids: &BTreeSet<String>) {
     if ids.is_empty() {
         return;
     }
@@ -268,7 +273,9 @@ fn remove_cgroups(ids: &BTreeSet<String>) {
         let mut parent = path.parent();
         while let Some(dir) = parent {
             let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            let ours = name.starts_with("pod") || name.contains("kubepods") || matches!(name, "besteffort" | "burstable" | "k8s.io");
+            let ours = name.starts_with("pod")
+                || name == crate::runtime::sandbox_config::CGROUP_ROOT
+                || matches!(name, "besteffort" | "burstable" | "k8s.io");
             // Not empty: another runtime uses it, and the kernel refuses.
             if !ours || fs::remove_dir(dir).is_err() {
                 break;
@@ -335,7 +342,8 @@ mod tests {
 
     #[test]
     fn rules_are_split_as_the_shell_would() {
-        let words = split_rule(r#"-A POSTROUTING -s 10.1.0.2/32 -m comment --comment "name: \"br\" id: \"abc\"" -j CNI-1"#);
+        let words =
+            split_rule(r#"-A POSTROUTING -s 10.1.0.2/32 -m comment --comment "name: \"br\" id: \"abc\"" -j CNI-1"#);
         assert_eq!(words.get(7).map(String::as_str), Some(r#"name: "br" id: "abc""#));
         assert_eq!(words.last().map(String::as_str), Some("CNI-1"));
     }

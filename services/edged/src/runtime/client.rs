@@ -13,12 +13,12 @@ use std::time::Duration;
 use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
-    Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStatusRequest, ContainerStatusResponse,
-    CreateContainerRequest, GetEventsRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
-    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
-    VersionResponse,
+    Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStatusRequest,
+    ContainerStatusResponse, CreateContainerRequest, GetEventsRequest, Image, ImageSpec, ImageStatusRequest,
+    ListContainersRequest, ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter,
+    PodSandboxStatus, PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
+    StopPodSandboxRequest, VersionRequest, VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, deadline};

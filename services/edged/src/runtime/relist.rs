@@ -151,7 +151,8 @@ impl Relist {
     }
 
     async fn list(&self) -> Result<BTreeMap<String, u64>, Status> {
-        let (sandboxes, containers) = tokio::try_join!(self.context.cri.sandboxes(None), self.context.cri.containers(None))?;
+        let (sandboxes, containers) =
+            tokio::try_join!(self.context.cri.sandboxes(None), self.context.cri.containers(None))?;
         let mut pods: BTreeMap<String, BTreeSet<(String, i32)>> = BTreeMap::new();
         let listed = sandboxes
             .into_iter()
@@ -250,7 +251,9 @@ async fn stream_events(cri: Cri, pods: mpsc::Sender<String>) {
             Ok(mut stream) => {
                 while let Ok(Some(event)) = stream.message().await {
                     let labels = event.pod_sandbox_status.map(|s| s.labels).unwrap_or_default();
-                    let uid = labels.get(labels::POD_UID).filter(|_| labels.get(labels::NODE).is_some_and(|n| n == cri.node()));
+                    let uid = labels
+                        .get(labels::POD_UID)
+                        .filter(|_| labels.get(labels::NODE).is_some_and(|n| n == cri.node()));
                     if pods.send(uid.cloned().unwrap_or_default()).await.is_err() {
                         return;
                     }

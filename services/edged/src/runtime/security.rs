@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SeccompProfile
 use skerry_proto::cri::v1::security_profile::ProfileType;
 use skerry_proto::cri::v1::{
     Capability, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SecurityProfile, SeLinuxOption, SupplementalGroupsPolicy,
+    NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 
 use crate::pod::spec::PodExt;
@@ -214,7 +214,8 @@ mod tests {
 
     #[test]
     fn the_container_wins_over_its_pod() {
-        let got = context(&json!({"runAsUser": 1, "runAsGroup": 2}), &json!({"runAsUser": 3}), &Image::default()).unwrap();
+        let got =
+            context(&json!({"runAsUser": 1, "runAsGroup": 2}), &json!({"runAsUser": 3}), &Image::default()).unwrap();
         assert_eq!((got.run_as_user.unwrap().value, got.run_as_group.unwrap().value), (3, 2));
         assert!(!got.masked_paths.is_empty());
         let got = context(&json!({}), &json!({"privileged": true}), &Image::default()).unwrap();
@@ -223,11 +224,8 @@ mod tests {
 
     #[test]
     fn non_root_is_checked_against_spec_and_image() {
-        let image = |uid: Option<i64>, name: &str| Image {
-            uid: number(uid),
-            username: name.into(),
-            ..Image::default()
-        };
+        let image =
+            |uid: Option<i64>, name: &str| Image { uid: number(uid), username: name.into(), ..Image::default() };
         let must = json!({"runAsNonRoot": true});
         for (container, image, ok) in [
             (json!({}), image(Some(1000), ""), true),
@@ -245,7 +243,8 @@ mod tests {
     #[test]
     fn a_seccomp_profile_stays_in_its_directory() {
         let profile = |p: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": p}});
-        let reference = |p: &str| context(&json!({}), &profile(p), &Image::default()).unwrap().seccomp.unwrap().localhost_ref;
+        let reference =
+            |p: &str| context(&json!({}), &profile(p), &Image::default()).unwrap().seccomp.unwrap().localhost_ref;
         assert_eq!(reference("a.json"), "/root/seccomp/a.json");
         assert_eq!(reference("../a.json"), "/root/seccomp/invalid");
     }

@@ -90,7 +90,9 @@ pub(super) fn collect(
 impl Collector<'_> {
     fn put(&mut self, path: &str, content: Vec<u8>, mode: Option<i32>) -> Result<(), Problem> {
         if !path_is_safe(path) {
-            return Err(Problem::Config(format!("invalid path {path:?}: it must be relative and must not contain '..'")));
+            return Err(Problem::Config(format!(
+                "invalid path {path:?}: it must be relative and must not contain '..'"
+            )));
         }
         // A file and a directory cannot share a name.
         let clash = self.files.keys().any(|other| is_below(other, path) || is_below(path, other));
@@ -122,7 +124,9 @@ impl Collector<'_> {
             match data.get(item.key.as_str()) {
                 Some(value) => self.put(&item.path, value.to_vec(), item.mode)?,
                 None if optional => {}
-                None => return Err(Problem::Config(format!("{what} references non-existent {what} key: {}", item.key))),
+                None => {
+                    return Err(Problem::Config(format!("{what} references non-existent {what} key: {}", item.key)));
+                }
             }
         }
         Ok(())

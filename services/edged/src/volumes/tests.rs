@@ -70,7 +70,8 @@ fn config_maps_show_all_keys_or_the_items() {
     assert_eq!((read(&path, "a").as_str(), read(&path, "b").as_str()), ("1", "2"));
     assert_eq!(fs::read(path.join("c")).unwrap(), [0, 1]);
     assert_eq!(mode(&path.join("a")), 0o644);
-    let items = json!({"configMap": {"name": "cm", "defaultMode": 256, "items": [{"key": "a", "path": "x/y", "mode": 511}]}});
+    let items =
+        json!({"configMap": {"name": "cm", "defaultMode": 256, "items": [{"key": "a", "path": "x/y", "mode": 511}]}});
     let path = fixture.prepare(&items).unwrap();
     assert_eq!(read(&path, "x/y"), "1");
     assert_eq!(mode(&path.join("x/y")), 0o777);
@@ -227,7 +228,8 @@ fn a_sub_path_stays_in_its_volume() {
     for bad in ["../x", "/etc", "out/passwd", "out", "out/new"] {
         assert!(sub_path(&mount(bad), &volume, &none).is_err(), "{bad}");
     }
-    let expression = |e: &str| VolumeMount { name: "v".into(), sub_path_expr: Some(e.into()), ..VolumeMount::default() };
+    let expression =
+        |e: &str| VolumeMount { name: "v".into(), sub_path_expr: Some(e.into()), ..VolumeMount::default() };
     let env = |n: &str| (n == "POD").then(|| "p".to_owned());
     assert!(sub_path(&expression("x-$(POD)"), &volume, &env).unwrap().ends_with("v/x-p"));
     assert!(sub_path(&expression("$(NONE)"), &volume, &env).is_err());

@@ -68,7 +68,10 @@ async fn a_pod_with_configuration_runs_and_its_status_is_right() {
     assert_eq!(status["podIPs"][0]["ip"], ip);
     assert_eq!(status["qosClass"], "Burstable");
     let container = &status["containerStatuses"][0];
-    assert_eq!((&container["ready"], &container["started"], &container["restartCount"]), (&json!(true), &json!(true), &json!(0)));
+    assert_eq!(
+        (&container["ready"], &container["started"], &container["restartCount"]),
+        (&json!(true), &json!(true), &json!(0))
+    );
     assert!(container["containerID"].as_str().unwrap().starts_with("containerd://"));
     assert!(container["state"]["running"]["startedAt"].is_string());
     let init = &status["initContainerStatuses"][0];
@@ -206,7 +209,12 @@ async fn a_restarted_agent_touches_nothing_and_a_lost_list_stops_nothing() {
     assert_eq!(second["containerStatuses"][0]["restartCount"], 0);
     // The list is complete without the other: now it is ended.
     node.hub.say_complete();
-    wait("the orphan's end", || node.ctr(&["tasks", "ls"]).matches("RUNNING").count() == 2, || node.ctr(&["tasks", "ls"])).await;
+    wait(
+        "the orphan's end",
+        || node.ctr(&["tasks", "ls"]).matches("RUNNING").count() == 2,
+        || node.ctr(&["tasks", "ls"]),
+    )
+    .await;
     assert_eq!(node.status("uid-1")["phase"], "Running");
 }
 
@@ -252,13 +260,22 @@ async fn what_is_wrong_with_a_pod_is_said_on_it() {
     node.put_pod("root", "uid-4", with(&json!({"securityContext": {"runAsNonRoot": true}})));
     node.put_pod("command", "uid-5", with(&json!({"command": ["/no/such/program"]})));
     node.hub.put(kinds::CONFIG_MAP, "test", "evil", json!({"data": {"../x": "1"}}));
-    node.put_pod("evil", "uid-6", json!({
-        "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "evil"}}]
-    }));
-    node.put_pod("mount", "uid-7", json!({
-        "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "gone"}}]
-    }));
-    let waiting = |s: &Value| s["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
+    node.put_pod(
+        "evil",
+        "uid-6",
+        json!({
+            "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "evil"}}]
+        }),
+    );
+    node.put_pod(
+        "mount",
+        "uid-7",
+        json!({
+            "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "gone"}}]
+        }),
+    );
+    let waiting =
+        |s: &Value| s["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
     for (uid, reason) in [
         ("uid-1", "ErrImagePull"),
         ("uid-1", "ImagePullBackOff"),
@@ -270,7 +287,8 @@ async fn what_is_wrong_with_a_pod_is_said_on_it() {
     ] {
         node.until(uid, reason, |s| waiting(s) == reason).await;
     }
-    let status = node.until("uid-5", "start error", |s| !waiting(s).is_empty() && waiting(s) != "ContainerCreating").await;
+    let status =
+        node.until("uid-5", "start error", |s| !waiting(s).is_empty() && waiting(s) != "ContainerCreating").await;
     assert!(["RunContainerError", "CrashLoopBackOff"].contains(&waiting(&status).as_str()), "{status:#}");
     node.until_event("uid-6", "FailedMount", "invalid path \"../x\"").await;
     node.until_event("uid-7", "FailedMount", "configmap \"gone\" not found").await;
