@@ -4,6 +4,7 @@
 //! serves the subresource; the body is bounded. Limits: those of the parts. Lives as long as the request.
 
 use crate::auth::User;
+use crate::protobuf;
 use crate::http::Form;
 use crate::state::Api;
 use bytes::Bytes;
@@ -65,6 +66,9 @@ impl Call {
 /// Decodes a body by its content type.
 pub(crate) fn decode(body: &[u8], content_type: &str) -> Result<Value, ApiError> {
     let media = content_type.split(';').next().unwrap_or("").trim();
+    if media == protobuf::MEDIA_TYPE {
+        return protobuf::decode(body);
+    }
     if media.contains("protobuf") || media.contains("cbor") {
         return Err(ApiError::UnsupportedMediaType(format!(
             "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (not {media})"

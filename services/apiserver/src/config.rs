@@ -16,6 +16,7 @@ use crate::snapshots::Snapshots;
 use crate::state::{Api, MAX_REQUESTS, MAX_WATCHERS};
 use crate::storage::Storage;
 use skerry_apimachinery::{RING_EVENTS, Registry};
+use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -30,8 +31,12 @@ pub const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 6443);
 /// Issuer and default audience of service account tokens.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// Configuration of the API server.
-#[derive(Debug, Clone)]
+/// Where the data is when nobody says otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/skerry/apiserver";
+
+/// Configuration of the API server, as in its YAML file. Unknown keys are refused.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Config {
     /// Where the database and the keys live; made with mode 0700 when missing.
     pub data_dir: PathBuf,
@@ -41,10 +46,19 @@ pub struct Config {
     pub service_cidr: String,
     /// Further names and addresses in the serving certificate.
     pub advertise: Vec<String>,
+    /// Where an administrator's kubeconfig is written at start, with mode 0600.
+    pub kubeconfig_out: Option<PathBuf>,
     /// Events kept per resource for watches to resume from.
     pub ring_events: usize,
     /// Where counters are registered.
+    #[serde(skip)]
     pub registry: skerry_telemetry::Registry,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new(DEFAULT_DATA_DIR)
+    }
 }
 
 impl Config {
@@ -55,6 +69,7 @@ impl Config {
             listen: DEFAULT_LISTEN.into(),
             service_cidr: DEFAULT_SERVICE_CIDR.into(),
             advertise: Vec::new(),
+            kubeconfig_out: None,
             ring_events: RING_EVENTS,
             registry: skerry_telemetry::Registry::new(),
         }
@@ -97,7 +112,11 @@ impl Config {
         api.reload_registry();
         bootstrap::note_services(&api);
         bootstrap::run(&api, address, jiff::Timestamp::now()).await.map_err(ServerError::Bootstrap)?;
-        ApiServer::new(api, serving, listener, address)
+        let server = ApiServer::new(api, serving, listener, address)?;
+        if let Some(path) = &self.kubeconfig_out {
+            server.write_kubeconfig(path)?;
+        }
+        Ok(server)
     }
 }
 

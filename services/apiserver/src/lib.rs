@@ -15,6 +15,7 @@ mod kinds;
 mod metrics;
 mod openapi;
 mod pki;
+mod protobuf;
 mod reviews;
 mod server;
 mod services;
@@ -27,6 +28,6 @@ mod verbs;
 mod view;
 
 pub use auth::User;
-pub use config::{Config, DEFAULT_LISTEN, DEFAULT_SERVICE_CIDR, ISSUER};
+pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_LISTEN, DEFAULT_SERVICE_CIDR, ISSUER};
 pub use error::ServerError;
 pub use server::ApiServer;

@@ -156,7 +156,7 @@ fn keep(dir: &Path, file: &str, make: impl FnOnce() -> Result<String, rcgen::Err
 }
 
 /// Writes a new file with mode 0600 and syncs it.
-fn write_private(path: &Path, text: &str) -> Result<(), ServerError> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), ServerError> {
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)

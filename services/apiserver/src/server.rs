@@ -128,6 +128,17 @@ impl ApiServer {
         Ok(format!("{kubeconfig:#}\n"))
     }
 
+    /// Writes the administrator's kubeconfig to `path` with mode 0600, replacing the file as a whole.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made or the file cannot be written.
+    pub fn write_kubeconfig(&self, path: &std::path::Path) -> Result<(), ServerError> {
+        let text = self.admin_kubeconfig()?;
+        let temporary = path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4().simple()));
+        crate::pki::write_private(&temporary, &text)?;
+        std::fs::rename(&temporary, path).map_err(ServerError::io(path))
+    }
+
     /// Serves until told to stop, then drains and closes the database.
     ///
     /// # Errors

@@ -81,6 +81,8 @@ pub(crate) fn check_body(call: &mut Call, mut object: Value) -> Result<Value, Ap
     } else {
         meta::metadata(&mut object).remove("namespace");
     }
+    let metadata = meta::metadata(&mut object);
+    metadata.retain(|_, value| !value.is_null() && !value.as_object().is_some_and(serde_json::Map::is_empty));
     let unknown = typed::check(&resource, &mut object)?;
     if !unknown.is_empty() {
         let text = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect::<Vec<_>>();
