@@ -136,13 +136,7 @@ impl EdgeController {
         let sessions =
             Arc::new(Sessions::new(Arc::clone(&subs), cache.clone(), Arc::clone(&hubs), Arc::clone(&metrics)));
         let presence = Arc::new(Mutex::new(Presence::default()));
-        let leases = Arc::new(LeaseKeeper::new(
-            api.clone(),
-            cache.clone(),
-            Arc::clone(&sessions),
-            presence,
-            Arc::clone(&metrics),
-        ));
+        let leases = Arc::new(LeaseKeeper::new(api.clone(), Arc::clone(&sessions), presence, Arc::clone(&metrics)));
         patiently(|| async { leases.seed().await.map_err(ControllerError::api("read the leases of nodes")) }).await?;
 
         let confirm = Arc::new(Confirm::new());
@@ -178,7 +172,6 @@ impl EdgeController {
             subs,
             sessions: Arc::clone(&sessions),
             leases: Arc::clone(&leases),
-            revocations: list.clone(),
             confirmer: confirmer.clone(),
             rejections: rejections.clone(),
             revive: revive.clone(),
@@ -256,7 +249,6 @@ impl EdgeController {
             mint: Arc::clone(&self.minter.mint),
             subs,
             sessions: Arc::clone(&self.sessions),
-            revocations: self.issuer.revocations.clone(),
             rejections: self.applier.rejections.clone(),
             metrics: Arc::clone(&self.metrics),
             stop: stop.clone(),

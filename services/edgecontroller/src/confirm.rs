@@ -29,7 +29,8 @@ const PER_SECOND: u32 = 50;
 const BURST: u32 = 50;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Short, because a key that cannot be asked for (its kind is not served) must not hold up the others.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The keys to be asked for.
 #[derive(Debug)]

@@ -238,7 +238,7 @@ impl IssuerService {
     pub(crate) async fn renew(&self, request: &IssueForRenewalRequest) -> Result<IssuedCertificate, Refusal> {
         let node = NodeName::parse(&request.node_name).map_err(|e| Refusal::Name(e.to_string()))?;
         let used = request.key_fingerprint.as_str();
-        if self.revocations.is_key_revoked(used) || self.revocations.is_node_revoked(&node) {
+        if self.revocations.is_key_revoked(used) {
             return Err(Refusal::KeyRevoked);
         }
         self.turn().await?;

@@ -3,7 +3,8 @@
 //! EdgeController renews `kube-node-lease/<node>` for every connected node ([`LeaseKeeper::run`]); no lease
 //! message crosses the wire. The node's newest session is the Lease's annotation [`SESSION`]. Every write
 //! carries the resource version of the last one, so two replicas that believe in different sessions meet in
-//! a conflict, read, and the older one is fenced.
+//! a conflict, read, and the older one is fenced. The Lease has no owner: it outlives a deleted Node, because
+//! it also records the keys of the node (`bindings`), which must stay revocable.
 //!
 //! Limits: [`PARALLEL`] renewals at a time, at least [`MIN_PER_SECOND`] and otherwise a quarter more than
 //! one per node and interval. A failed renewal is tried again after [`RETRY_MS`]; a lease lives
@@ -21,8 +22,6 @@ use skerry_common::{Key, NodeName};
 use tokio::time::Instant;
 
 use crate::api::{ApiError, KubeApi, Other};
-use crate::cache::Cache;
-use crate::kinds::Kind;
 use crate::metrics::Metrics;
 use crate::presence::{Presence, RENEW_MS};
 use crate::sessions::Sessions;
@@ -70,7 +69,6 @@ pub(crate) enum EnsureError {
 #[derive(Debug)]
 pub(crate) struct LeaseKeeper {
     api: KubeApi,
-    cache: Cache,
     sessions: Arc<Sessions>,
     presence: Arc<Mutex<Presence>>,
     metrics: Arc<Metrics>,
@@ -81,12 +79,11 @@ pub(crate) struct LeaseKeeper {
 impl LeaseKeeper {
     pub(crate) fn new(
         api: KubeApi,
-        cache: Cache,
         sessions: Arc<Sessions>,
         presence: Arc<Mutex<Presence>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { api, cache, sessions, presence, metrics, known: Mutex::default(), epoch: Instant::now() }
+        Self { api, sessions, presence, metrics, known: Mutex::default(), epoch: Instant::now() }
     }
 
     /// Milliseconds of the clock that the presence runs on.
@@ -196,16 +193,13 @@ impl LeaseKeeper {
                 return Err(EnsureError::Stale(known.session));
             }
             let result = match known.and_then(|known| known.version) {
-                Some(version) => self.api.merge(Other::Lease, &key, &lease(node, session, Some(&version), None)).await,
+                Some(version) => self.api.merge(Other::Lease, &key, &lease(node, session, Some(&version))).await,
                 None => match self.api.get(Other::Lease, &key).await.map_err(EnsureError::Api)? {
                     Some(found) => {
                         self.learn(node, &found);
                         continue;
                     }
-                    None => {
-                        let owner = self.owner(node);
-                        self.api.create(Other::Lease, NAMESPACE, lease(node, session, None, owner)).await
-                    }
+                    None => self.api.create(Other::Lease, NAMESPACE, lease(node, session, None)).await,
                 },
             };
             match result {
@@ -223,16 +217,9 @@ impl LeaseKeeper {
         }
         Err(EnsureError::Api(last.unwrap_or(ApiError::Conflict("the Lease".to_owned()))))
     }
-
-    /// The Lease goes with its Node.
-    fn owner(&self, node: &NodeName) -> Option<Value> {
-        let cache = self.cache.read();
-        let uid = &cache.get(Kind::Node, &Key::new("", node.as_str()))?.uid;
-        Some(json!([{"apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": &**uid}]))
-    }
 }
 
-fn lease(node: &NodeName, session: u64, version: Option<&str>, owner: Option<Value>) -> Value {
+fn lease(node: &NodeName, session: u64, version: Option<&str>) -> Value {
     let mut lease = json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -247,13 +234,8 @@ fn lease(node: &NodeName, session: u64, version: Option<&str>, owner: Option<Val
             "renewTime": micro_time(Timestamp::now()),
         }
     });
-    if let Some(meta) = lease.get_mut("metadata").and_then(Value::as_object_mut) {
-        if let Some(version) = version {
-            meta.insert("resourceVersion".to_owned(), version.into());
-        }
-        if let Some(owner) = owner {
-            meta.insert("ownerReferences".to_owned(), owner);
-        }
+    if let (Some(version), Some(meta)) = (version, lease.get_mut("metadata").and_then(Value::as_object_mut)) {
+        meta.insert("resourceVersion".to_owned(), version.into());
     }
     lease
 }

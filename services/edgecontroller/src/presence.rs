@@ -102,10 +102,10 @@ impl Presence {
         self.nodes.insert(node.clone(), Node { session, link: Link::Up(hub), due, renewed });
     }
 
-    /// A session ended, by the word of its hub.
+    /// A session ended, by the word of its hub. Session 0: the hub has no session of the node any more.
     pub(crate) fn left(&mut self, hub: u64, node: &NodeName, session: u64, now: u64) {
         let Some(known) = self.nodes.get_mut(node) else { return };
-        if known.link != Link::Up(hub) || known.session != session {
+        if known.link != Link::Up(hub) || (session != 0 && known.session != session) {
             return;
         }
         known.link = Link::Down(now);
@@ -271,7 +271,9 @@ mod tests {
         presence.left(1, &node(1), 8, 0);
         presence.left(2, &node(1), 8, 0);
         assert!(presence.is_connected(&node(1)));
-        presence.left(2, &node(1), 9, 0);
+        presence.left(1, &node(1), 0, 0);
+        assert!(presence.is_connected(&node(1)), "another hub has it");
+        presence.left(2, &node(1), 0, 0);
         assert!(!presence.is_connected(&node(1)));
         assert_eq!(presence.renewing(), 0);
         presence.forget(REMEMBER_MS);

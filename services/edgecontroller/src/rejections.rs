@@ -103,25 +103,47 @@ async fn write(api: &KubeApi, cache: &Cache, rejection: &Rejection) -> Result<()
         "reportingComponent": "skerry-edgecontroller",
         "reportingInstance": rejection.node.as_str(),
     });
-    create_or_count(api, namespace, &name, event).await
+    create_or_count(api, namespace, &name, &rejection.node, event).await.map(drop)
 }
 
-/// Creates an Event, or counts it up when it is there.
-pub(crate) async fn create_or_count(api: &KubeApi, namespace: &str, name: &str, event: Value) -> Result<(), ApiError> {
+/// What became of an Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// It is in the API.
+    Yes,
+    /// Its name belongs to an Event of somebody else.
+    Foreign,
+}
+
+/// Creates an Event, or counts it up when it is there. The same Event twice (by its last time) counts once.
+pub(crate) async fn create_or_count(
+    api: &KubeApi,
+    namespace: &str,
+    name: &str,
+    node: &NodeName,
+    event: Value,
+) -> Result<Recorded, ApiError> {
     let last = event.get("lastTimestamp").cloned().unwrap_or(Value::Null);
     let said = event.get("count").and_then(Value::as_i64).unwrap_or(1);
     match api.create(Other::Event, namespace, event).await {
-        Ok(_) => Ok(()),
-        Err(ApiError::AlreadyExists) => {
-            let key = Key::new(namespace, name);
-            let Some(found) = api.get(Other::Event, &key).await? else { return Ok(()) };
-            let count = found.data.get("count").and_then(Value::as_i64).unwrap_or(1);
-            // Never back, also when the same report comes twice.
-            let count = if said > 1 { said.max(count) } else { count.saturating_add(1) };
-            api.merge(Other::Event, &key, &json!({"count": count, "lastTimestamp": last})).await.map(drop)
-        }
-        Err(error) => Err(error),
+        Ok(_) => return Ok(Recorded::Yes),
+        Err(ApiError::AlreadyExists) => {}
+        Err(error) => return Err(error),
     }
+    let key = Key::new(namespace, name);
+    // Expired in between: it was recorded.
+    let Some(found) = api.get(Other::Event, &key).await? else { return Ok(Recorded::Yes) };
+    let host = found.data.get("source").and_then(|source| source.get("host")).and_then(Value::as_str);
+    if host != Some(node.as_str()) {
+        return Ok(Recorded::Foreign);
+    }
+    let count = found.data.get("count").and_then(Value::as_i64).unwrap_or(1);
+    if found.data.get("lastTimestamp") == Some(&last) && count >= said {
+        return Ok(Recorded::Yes);
+    }
+    let count = if said > 1 { said.max(count) } else { count.saturating_add(1) };
+    let patch = json!({"count": count, "lastTimestamp": last});
+    api.merge(Other::Event, &key, &patch).await.map(|_| Recorded::Yes)
 }
 
 /// The first bytes of a text, at a character's boundary.

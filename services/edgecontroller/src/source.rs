@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use skerry_common::{Key, NodeName, drain};
-use skerry_identity::RevocationList;
 use skerry_proto::sync::v1::source_server::Source;
 use skerry_proto::sync::v1::{
     CloseCode, HeldObject, Hello, Open, SubscribeRequest, SubscribeResponse, Welcome, subscribe_request,
@@ -49,7 +48,6 @@ pub(crate) struct SourceService {
     pub(crate) mint: Arc<Mint>,
     pub(crate) subs: Arc<Subs>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) revocations: RevocationList,
     pub(crate) rejections: Rejections,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop: drain::Watch,
@@ -183,9 +181,6 @@ impl SourceService {
         };
         if !message.selector.is_empty() {
             return refuse(CloseCode::Protocol, "this source does not take selectors");
-        }
-        if self.revocations.is_node_revoked(&node) {
-            return refuse(CloseCode::Denied, "the node has been revoked");
         }
         if let Err(stale) = self.sessions.admit(&node, message.session) {
             return stream.send_closed(id, CloseCode::StaleSession, "a newer session exists", stale.newest);

@@ -10,7 +10,7 @@ use super::{Applied, Applier, Job};
 use crate::api::ApiError;
 use crate::authorize::Verb;
 use crate::kinds::Kind;
-use crate::rejections::{create_or_count, cut};
+use crate::rejections::{Recorded, create_or_count, cut};
 
 /// Longest message, as the API server demands.
 const MAX_MESSAGE: usize = 1_024;
@@ -52,8 +52,9 @@ impl Applier {
         self.allowed(job, Verb::Record, kind, &key).await?;
         self.turn(&self.events, job).await?;
         let event = event(job, kind, &key, namespace, part("uid"), part("fieldPath"));
-        match create_or_count(&self.api, namespace, &job.key.name, event).await {
-            Ok(()) => Ok(Applied::Committed),
+        match create_or_count(&self.api, namespace, &job.key.name, &job.node, event).await {
+            Ok(Recorded::Yes) => Ok(Applied::Committed),
+            Ok(Recorded::Foreign) => Err(Applied::rejected("the name belongs to an Event of somebody else")),
             // The namespace is being deleted: there is no place for it any more.
             Err(ApiError::Refused { code: 403, message }) if message.contains("being terminated") => {
                 Ok(Applied::Committed)

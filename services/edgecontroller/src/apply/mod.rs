@@ -17,7 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 use skerry_common::{Key, NodeName, kinds};
-use skerry_identity::RevocationList;
 use skerry_proto::sync::v1::{Encoding, Report};
 
 use crate::api::{ApiError, KubeApi};
@@ -78,7 +77,6 @@ pub(crate) struct Applier {
     pub(crate) subs: Arc<Subs>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) leases: Arc<LeaseKeeper>,
-    pub(crate) revocations: RevocationList,
     pub(crate) confirmer: Confirmer,
     pub(crate) rejections: Rejections,
     pub(crate) revive: Revive,
@@ -139,9 +137,6 @@ impl Applier {
 
     /// The fence: no write for a session before the API knows it, and none for an older one.
     async fn admit(&self, job: &Job) -> Result<(), Applied> {
-        if self.revocations.is_node_revoked(&job.node) {
-            return Err(Applied::rejected("the node has been revoked"));
-        }
         if self.sessions.admit(&job.node, job.session).is_err() {
             return Err(stale());
         }

@@ -82,6 +82,6 @@ async fn connected_nodes_have_their_leases_renewed() {
     assert_eq!(found.metadata.annotations.unwrap()["skerry.io/session"], "7");
     let renewed = found.data["spec"]["renewTime"].clone();
     eventually("it is renewed", || async { lease().await.unwrap().data["spec"]["renewTime"] != renewed }).await;
-    registry.left("n1", 7).await;
+    registry.left("n1", 0).await;
     controller.stop().await;
 }

@@ -83,6 +83,7 @@ async fn a_node_registers_and_reports() {
     let event = cluster.get("Event", "default", "web.1").await.unwrap();
     assert_eq!(event.data["reason"], "Started");
     assert_eq!(event.data["source"]["host"], "n1");
+    assert_eq!(event.data["count"], 1, "the same report twice counts once");
 
     assert!(committed(&sink.report("n1", 1, "PodDeletion", "default/web", &uid, json!(null)).await));
     assert!(cluster.get("Pod", "default", "web").await.is_none());
@@ -118,6 +119,9 @@ async fn a_node_cannot_write_for_another() {
         let result = sink.report("n2", 1, kind, key, uid, body).await;
         assert!(rejected(&result), "{kind} {key}: {result:?}");
     }
+    // An Event of its own, under the name of another's.
+    assert!(committed(&sink.report("n1", 1, "Event", "default/n1.1", "", event("Node", "n1")).await));
+    assert!(rejected(&sink.report("n2", 1, "Event", "default/n1.1", "", event("Node", "n2")).await));
     assert!(cluster.get("Pod", "default", "web").await.is_some());
     let node = cluster.get("Node", "", "n1").await.unwrap();
     assert_eq!(node.metadata.labels.unwrap().get("site").unwrap(), "lab");
