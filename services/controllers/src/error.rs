@@ -72,6 +72,12 @@ impl Error {
         matches!(self, Self::Api(e) if matches!(e.as_ref(), kube::Error::Api(s) if s.is_already_exists()))
     }
 
+    /// Has the API said no (4xx), so that nothing was written? Otherwise it may have been written.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let Self::Api(error) = self else { return false };
+        matches!(error.as_ref(), kube::Error::Api(s) if (400..500).contains(&s.code) && s.code != 408)
+    }
+
     /// Was a create refused because its namespace is being deleted?
     pub(crate) fn is_namespace_terminating(&self) -> bool {
         let Self::Api(error) = self else { return false };

@@ -70,9 +70,10 @@ impl Controllers {
         // Last: handlers see only what comes after they are registered.
         ctx.start_informers(&mut tasks);
         tracing::info!("controllers started");
-        let result = tokio::select! {
-            _guard = stop.stopped() => Ok(()),
-            name = tasks.watch() => Err(Error::TaskEnded(name)),
+        // The guard is held until the tasks are gone: a drain must not end before them.
+        let (result, _guard) = tokio::select! {
+            guard = stop.stopped() => (Ok(()), Some(guard)),
+            name = tasks.watch() => (Err(Error::TaskEnded(name)), None),
         };
         tasks.abort().await;
         tracing::info!("controllers stopped");

@@ -31,7 +31,7 @@ use crate::machinery::tasks::Tasks;
 use crate::machinery::worker::{self, Next};
 use crate::names;
 use crate::pods::{self, name, namespace, uid};
-use crate::replicaset::{BURST, PodExpectations, create_pods, delete_pods, watch_pods};
+use crate::replicaset::{BURST, PodExpectations, create_pods, delete_pods, settled, watch_pods};
 use crate::taints;
 
 const COMPONENT: &str = "daemonset-controller";
@@ -100,7 +100,7 @@ async fn reconcile(ctx: &Arc<Context>, key: &Key, expectations: &PodExpectations
         return Ok(Next::OnChange);
     }
     let owner: Arc<str> = uid(ds.as_ref()).into();
-    let settled = expectations.satisfied(&owner);
+    let settled = settled(ctx, &key.namespace, &owner, expectations).await?;
     let owned = claim::pods(ctx, ds.as_ref(), &selector).await?;
     let spec = ds.spec.clone().unwrap_or_default();
     let hash = names::template_hash(&spec.template, 0);

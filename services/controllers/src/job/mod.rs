@@ -30,7 +30,7 @@ use crate::machinery::tasks::Tasks;
 use crate::machinery::worker::{self, Next};
 use crate::names;
 use crate::pods::{self, name, namespace, uid};
-use crate::replicaset::{PodExpectations, create_pods, delete_pods, watch_pods};
+use crate::replicaset::{PodExpectations, create_pods, delete_pods, settled, watch_pods};
 
 const COMPONENT: &str = "job-controller";
 const KIND: &str = "Job";
@@ -102,7 +102,7 @@ async fn reconcile(ctx: &Arc<Context>, key: &Key, expectations: &PodExpectations
         return Ok(Next::OnChange);
     }
     let owner: Arc<str> = uid(job.as_ref()).into();
-    let settled = expectations.satisfied(&owner);
+    let settled = settled(ctx, &key.namespace, &owner, expectations).await?;
     let owned = claim::pods(ctx, job.as_ref(), &selector_of(&job)).await?;
     let plan = plan::plan(&job, &owned, now);
     let mut result = Ok(());

@@ -21,7 +21,9 @@ use super::lock;
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(300);
 
 struct Pending {
-    creates: HashSet<Arc<str>>,
+    /// By name: has the API said that it is created? If not, the call failed in a way that leaves that
+    /// open, or was dropped.
+    creates: HashMap<Arc<str>, bool>,
     deletes: HashSet<Arc<str>>,
     since: Instant,
 }
@@ -54,8 +56,22 @@ impl<O: Hash + Eq + Clone> Expectations<O> {
     /// `owner` is about to create a dependent with this name.
     pub(crate) fn expect_create(&self, owner: &O, name: &str) {
         self.with(owner, |p| {
-            p.creates.insert(name.into());
+            p.creates.insert(name.into(), false);
         });
+    }
+
+    /// The API has created the dependent with this name.
+    pub(crate) fn confirmed(&self, owner: &O, name: &str) {
+        if let Some(sure) = lock(&self.inner).get_mut(owner).and_then(|p| p.creates.get_mut(name)) {
+            *sure = true;
+        }
+    }
+
+    /// Names of which nobody knows whether they were created. Ask while no create of `owner` is under way.
+    pub(crate) fn uncertain(&self, owner: &O) -> Vec<Arc<str>> {
+        let inner = lock(&self.inner);
+        let creates = inner.get(owner).into_iter().flat_map(|p| &p.creates);
+        creates.filter(|(_, sure)| !**sure).map(|(name, _)| name.clone()).collect()
     }
 
     /// `owner` is about to delete the dependent with this uid.
@@ -87,7 +103,7 @@ impl<O: Hash + Eq + Clone> Expectations<O> {
     fn with(&self, owner: &O, change: impl FnOnce(&mut Pending)) {
         let mut inner = lock(&self.inner);
         let pending = inner.entry(owner.clone()).or_insert_with(|| Pending {
-            creates: HashSet::new(),
+            creates: HashMap::new(),
             deletes: HashSet::new(),
             since: Instant::now(),
         });
@@ -125,6 +141,18 @@ mod tests {
         assert!(!e.satisfied(&1));
         e.deleted(&1, "uid");
         assert!(e.satisfied(&1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_api_did_not_answer_stays_uncertain() {
+        let e = Expectations::default();
+        e.expect_create(&1, "answered");
+        e.expect_create(&1, "lost");
+        e.confirmed(&1, "answered");
+        assert_eq!(e.uncertain(&1), ["lost".into()]);
+        e.created(&1, "lost");
+        assert!(e.uncertain(&1).is_empty());
+        assert!(!e.satisfied(&1), "the cache has not shown the other");
     }
 
     #[tokio::test(start_paused = true)]

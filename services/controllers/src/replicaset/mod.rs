@@ -140,7 +140,7 @@ async fn reconcile(ctx: &Arc<Context>, key: &Key, expectations: &PodExpectations
         });
     }
     let owner: Arc<str> = uid(rs.as_ref()).into();
-    let ready_to_act = expectations.satisfied(&owner);
+    let ready_to_act = settled(ctx, &key.namespace, &owner, expectations).await?;
     let owned = claim::pods(ctx, rs.as_ref(), &selector).await?;
     let active: Vec<Arc<Pod>> = owned.into_iter().filter(|p| pods::is_active(p)).collect();
     let mut failure = None;
@@ -202,6 +202,23 @@ fn siblings_by_node(ctx: &Context, rs: &ReplicaSet) -> std::collections::HashMap
     counts
 }
 
+/// May `owner` be acted upon? First finds out about creates that the API did not answer.
+pub(crate) async fn settled(
+    ctx: &Context,
+    namespace: &str,
+    owner: &Arc<str>,
+    expectations: &PodExpectations,
+) -> Result<bool, Error> {
+    let api = ctx.api::<Pod>(namespace);
+    for name in expectations.uncertain(owner) {
+        match api.get_opt(&name).await? {
+            Some(_) => expectations.confirmed(owner, &name),
+            None => expectations.created(owner, &name),
+        }
+    }
+    Ok(expectations.satisfied(owner))
+}
+
 /// Creates `pods` in batches of 1, 2, 4, …; the first batch with a failure is the last.
 pub(crate) async fn create_pods<K: kube::Resource<DynamicType = ()> + Sync>(
     ctx: &Context,
@@ -226,15 +243,16 @@ pub(crate) async fn create_pods<K: kube::Resource<DynamicType = ()> + Sync>(
                 async move {
                     let result = api.create(&PostParams::default(), pod).await.map_err(Error::from);
                     match &result {
-                        Ok(_) => ctx.recorder.event(
-                            component,
-                            owner,
-                            Severity::Normal,
-                            "SuccessfulCreate",
-                            format!("Created pod: {}", name(pod)),
-                        ),
+                        Ok(_) => {
+                            expectations.confirmed(owner_uid, name(pod));
+                            let what = format!("Created pod: {}", name(pod));
+                            ctx.recorder.event(component, owner, Severity::Normal, "SuccessfulCreate", what);
+                        }
                         Err(error) => {
-                            expectations.created(owner_uid, name(pod));
+                            // Without a clear no it may exist: the next run asks.
+                            if error.is_refusal() {
+                                expectations.created(owner_uid, name(pod));
+                            }
                             if !error.is_namespace_terminating() {
                                 let why = format!("Error creating: {}", skerry_common::chain(error));
                                 ctx.recorder.event(component, owner, Severity::Warning, "FailedCreate", why);

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
@@ -30,7 +31,7 @@ pub struct Cluster {
     trigger: Option<drain::Trigger>,
     running: JoinHandle<Result<(), skerry_controllers::Error>>,
     kubelets: Vec<JoinHandle<()>>,
-    _server: ApiServer,
+    server: ApiServer,
     _dir: tempfile::TempDir,
 }
 
@@ -54,19 +55,30 @@ pub async fn start() -> Cluster {
 }
 
 pub async fn start_with(options: Options) -> Cluster {
+    start_behind(options, |router| Client::new(router, "default")).await
+}
+
+/// The controllers reach the API only through the client that `through` makes.
+pub async fn start_behind(options: Options, through: impl FnOnce(Router) -> Client) -> Cluster {
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::new(dir.path());
     config.listen = ([127, 0, 0, 1], 0).into();
     let server = config.build().await.unwrap();
     let client = Client::new(server.router(), "default");
-    let mut controllers = Controllers::new(client.clone(), "the CA");
+    // Failing tests show what the controllers said; only the first of a process can set it up.
+    let filter = std::env::var("SKERRY_LOG").unwrap_or_else(|_| "warn".into());
+    let log = skerry_telemetry::LogConfig { filter: Some(filter), ..Default::default() };
+    if let Ok(guard) = skerry_telemetry::init(&log) {
+        std::mem::forget(guard);
+    }
+    let mut controllers = Controllers::new(through(server.router()), server.ca_pem());
     controllers.options = options;
     let (trigger, watch) = drain::channel(Duration::from_secs(10));
     let running = tokio::spawn(controllers.run(watch));
     let alive: Arc<Mutex<BTreeSet<String>>> = Arc::default();
     let kubelets =
         vec![tokio::spawn(kubelet(client.clone(), alive.clone())), tokio::spawn(renew(client.clone(), alive.clone()))];
-    Cluster { client, alive, trigger: Some(trigger), running, kubelets, _server: server, _dir: dir }
+    Cluster { client, alive, trigger: Some(trigger), running, kubelets, server, _dir: dir }
 }
 
 /// Runs every pod that is bound to a node that is alive, and lets go of those that are deleted.
@@ -128,6 +140,10 @@ async fn renew(client: Client, alive: Arc<Mutex<BTreeSet<String>>>) {
 }
 
 impl Cluster {
+    pub fn ca_pem(&self) -> &str {
+        self.server.ca_pem()
+    }
+
     /// Registers a node that is alive and ready.
     pub async fn node(&self, name: &str) {
         self.node_with(name, json!({})).await;

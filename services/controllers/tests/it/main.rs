@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod badly;
 mod cluster;
 mod deletion;
 mod nodes;

@@ -185,14 +185,14 @@ async fn namespaces_have_their_account_and_ca() {
     let c = start().await;
     until("the account", async || c.api::<ServiceAccount>().get_opt("default").await.unwrap()).await;
     let map = until("the CA", async || c.api::<ConfigMap>().get_opt("kube-root-ca.crt").await.unwrap()).await;
-    assert_eq!(map.data.unwrap()["ca.crt"], "the CA");
+    assert_eq!(map.data.unwrap()["ca.crt"], c.ca_pem());
     c.api::<ServiceAccount>().delete("default", &DeleteParams::default()).await.unwrap();
     let patch = json!({"data": {"ca.crt": "tampered"}});
     c.api::<ConfigMap>().patch("kube-root-ca.crt", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     until("both are put right", async || {
         let account = c.api::<ServiceAccount>().get_opt("default").await.unwrap();
         let map = c.api::<ConfigMap>().get("kube-root-ca.crt").await.unwrap();
-        (account.is_some() && map.data.unwrap()["ca.crt"] == "the CA").then_some(())
+        (account.is_some() && map.data.unwrap()["ca.crt"] == c.ca_pem()).then_some(())
     })
     .await;
     c.stop().await;
