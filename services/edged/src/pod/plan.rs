@@ -214,17 +214,18 @@ fn new_sandbox(seen: &Observed, memory: &Memory, now: UnixMs) -> Plan {
     let Some(newest) = seen.sandboxes.first() else {
         return Plan::step(Step::CreateSandbox { attempt: 0 });
     };
-    // Stopping gives the network back and ends what still runs in it. Old sandboxes that hold no
-    // container any more are of no use.
-    let mut steps: Vec<Step> =
-        seen.running().map(|c| c.sandbox_id.clone()).map(|id| Step::StopSandbox { id }).collect();
-    steps.dedup();
+    // Stopping gives the network back and ends what still runs in it. How that ends may end the pod,
+    // so nothing else is decided before it is seen.
+    let mut running: Vec<Step> = seen.running().map(|c| Step::StopSandbox { id: c.sandbox_id.clone() }).collect();
+    running.dedup();
+    if !running.is_empty() {
+        return Plan { steps: running, ..Plan::default() };
+    }
+    let mut steps = Vec::new();
+    // Old sandboxes that hold no container any more are of no use.
     let unused = |id: &str| !seen.containers.iter().any(|c| c.sandbox_id == id);
     for old in &seen.sandboxes {
-        let stop = Step::StopSandbox { id: old.id.clone() };
-        if !steps.contains(&stop) {
-            steps.push(stop);
-        }
+        steps.push(Step::StopSandbox { id: old.id.clone() });
         if unused(&old.id) {
             steps.push(Step::RemoveSandbox { id: old.id.clone() });
         }
@@ -316,7 +317,9 @@ fn keep_running(
         plan.steps.extend(elsewhere);
         return false;
     }
-    if !may_start_again(pod, spec, here) {
+    // Init containers run once per sandbox; others have ended for the pod, wherever that was.
+    let is_init = pod.init_containers().iter().any(|c| c.name == spec.name);
+    if !may_start_again(pod, spec, if is_init { here } else { latest }) {
         return false;
     }
     let mut restart_count = 0;
@@ -361,9 +364,9 @@ fn restarts_in_status(pod: &Pod, name: &str) -> Option<u32> {
     u32::try_from(known.restart_count).ok()
 }
 
-/// Whether the restart policy lets the container run (again) in this sandbox.
-fn may_start_again(pod: &Pod, spec: &Spec, here: Option<&Container>) -> bool {
-    let Some(ended) = here.filter(|c| c.state == State::Exited) else { return true };
+/// Whether the restart policy lets the container run (again).
+fn may_start_again(pod: &Pod, spec: &Spec, before: Option<&Container>) -> bool {
+    let Some(ended) = before.filter(|c| c.state == State::Exited) else { return true };
     if is_sidecar(spec) {
         return true;
     }

@@ -75,7 +75,7 @@ pub(super) fn sweep(options: &RuntimeOptions) -> Result<(), Error> {
     unmount_below(&[&options.root, &options.state]);
     remove_rules(&options.bridge);
     remove_bridge(&options.bridge);
-    remove_network_cache(&options.bridge);
+    remove_network_cache(&options.bridge, &ids);
     remove_cgroups(&ids);
     remove_dir(&options.state)
 }
@@ -242,12 +242,15 @@ fn remove_bridge(bridge: &str) {
     }
 }
 
-/// The network library caches one result per pod under a fixed path.
-fn remove_network_cache(network: &str) {
+/// The network library caches results under a fixed path: of our network, and of the loopback of each
+/// sandbox, which has the sandbox's id in its name.
+fn remove_network_cache(network: &str, sandboxes: &BTreeSet<String>) {
     let Ok(entries) = fs::read_dir("/var/lib/cni/results") else { return };
     let prefix = format!("{network}-");
+    let loopback = |name: &str| name.strip_prefix("cni-loopback-")?.strip_suffix("-lo").map(str::to_owned);
+    let ours = |name: &str| name.starts_with(&prefix) || loopback(name).is_some_and(|id| sandboxes.contains(&id));
     for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(|n| n.starts_with(&prefix)) {
+        if entry.file_name().to_str().is_some_and(ours) {
             let _ = fs::remove_file(entry.path());
         }
     }
