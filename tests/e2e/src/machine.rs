@@ -29,8 +29,11 @@ impl Machine {
             }
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let ours = [dir.as_str(), "/run/netns", "/run/containerd", "/var/lib/containerd"];
         for point in mounts.lines().filter_map(|l| l.split(' ').nth(4)) {
-            add("mount", point);
+            if ours.iter().any(|place| point.starts_with(place)) {
+                add("mount", point);
+            }
         }
         for name in names("/run/netns") {
             add("network namespace", &name);
