@@ -169,9 +169,12 @@ impl Publisher {
         if total > MAX_HELD_OBJECTS {
             return Err(ProtocolError::TooLarge { what: "held objects", got: total, limit: MAX_HELD_OBJECTS });
         }
+        let mut checked = Vec::with_capacity(held.len());
         for object in held {
-            let key = key_from_wire(object.key.as_ref())?;
-            self.held.insert(key, version_from_wire(&object.version)?);
+            checked.push((key_from_wire(object.key.as_ref())?, version_from_wire(&object.version)?));
+        }
+        for (key, version) in checked {
+            self.held.insert(key, version);
         }
         Ok(())
     }

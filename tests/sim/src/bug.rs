@@ -39,11 +39,13 @@ pub enum Bug {
     FenceForgotten,
     /// The node opens a subscription anew under its old number while the old one still answers.
     ReopenSameId,
+    /// The node calls a rebuilt store complete though objects were refused on the way.
+    CompleteDespiteRefusal,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeCommit,
         Self::ResumeWrongVersion,
         Self::LostDelete,
@@ -58,6 +60,7 @@ impl Bug {
         Self::CommittedBeforeApi,
         Self::FenceForgotten,
         Self::ReopenSameId,
+        Self::CompleteDespiteRefusal,
     ];
 
     /// The name on the command line.
@@ -78,6 +81,7 @@ impl Bug {
             Self::CommittedBeforeApi => "committed-before-api",
             Self::FenceForgotten => "fence-forgotten",
             Self::ReopenSameId => "reopen-same-id",
+            Self::CompleteDespiteRefusal => "complete-despite-refusal",
         }
     }
 }

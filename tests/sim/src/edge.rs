@@ -186,7 +186,7 @@ impl Node {
             Down::Delta(delta) if delta.subscription != self.subscriber.id().0 => Ok(None),
             Down::InSync(mark) => {
                 self.subscriber.in_sync(mark).map_err(|error| error.to_string())?;
-                self.note_in_sync();
+                self.note_in_sync(bug);
                 Ok(None)
             }
             Down::Delta(delta) => {
@@ -205,9 +205,10 @@ impl Node {
         }
     }
 
-    fn note_in_sync(&mut self) {
+    fn note_in_sync(&mut self, bug: Option<Bug>) {
         // With a refusal in between, what is missing may only not have found room.
-        if self.subscriber.is_in_sync() && !self.refused && !self.disk.complete {
+        let whole = !self.refused || bug == Some(Bug::CompleteDespiteRefusal);
+        if self.subscriber.is_in_sync() && whole && !self.disk.complete {
             self.disk.complete = true;
             if let Some(publisher) = &mut self.local.publisher {
                 publisher.recheck();
@@ -246,7 +247,7 @@ impl Node {
         if bug == Some(Bug::AckBeforeCommit) {
             answers.retain(|answer| matches!(answer, Answer::Nack(..)));
         }
-        self.note_in_sync();
+        self.note_in_sync(bug);
         Ok(answers)
     }
 

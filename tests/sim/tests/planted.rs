@@ -48,6 +48,7 @@ planted! {
     committed_before_the_api_has_it: CommittedBeforeApi => Honest;
     a_fence_that_forgets: FenceForgotten => Forward | Conserve;
     opened_anew_under_the_same_number: ReopenSameId => Protocol | NoGhost | Forward | Converge | Honest;
+    complete_despite_a_refusal: CompleteDespiteRefusal => NoGhost;
 }
 
 #[test]
