@@ -1,6 +1,6 @@
 //! What servers and clients count. Labels are classes, never names of nodes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -39,6 +39,7 @@ pub(crate) struct ServerName {
 
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
+    pub(crate) servers: Gauge,
     pub(crate) connections: Family<ServerClass, Gauge>,
     pub(crate) ended: Family<ServerReason, Counter>,
     pub(crate) handshakes_failed: Family<ServerReason, Counter>,
@@ -55,12 +56,19 @@ pub(crate) struct Inner {
 pub struct Metrics(pub(crate) Arc<Inner>);
 
 impl Metrics {
-    /// Counters that `registry` prints, under `skerry_rpc_`. Once per process.
+    /// The process's counters, which `registry` prints from now on under `skerry_rpc_`. Services that
+    /// run in one process may each call this with the registry that they share.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
-        let metrics = Self::default();
+        static OF_THE_PROCESS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
+        let metrics = OF_THE_PROCESS.clone();
+        // A registry does not tell what it has, but it prints it. Twice would be malformed.
+        if registry.encode().contains("skerry_rpc_servers") {
+            return metrics;
+        }
         let m = &metrics.0;
         registry.sub("rpc", |r| {
+            r.register("servers", "Servers that are serving", m.servers.clone());
             r.register("connections", "Open connections", m.connections.clone());
             r.register("connections_ended", "Connections that ended, by reason", m.ended.clone());
             r.register("handshakes_failed", "Connections that failed before a request", m.handshakes_failed.clone());
@@ -98,5 +106,22 @@ impl Metrics {
     #[must_use]
     pub fn ended(&self, server: &'static str, reason: &'static str) -> u64 {
         self.0.ended.get_or_create(&ServerReason { server, reason }).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_of_one_process_share_the_counters() {
+        let registry = Registry::new();
+        let (first, second) = (Metrics::new(&registry), Metrics::new(&registry));
+        first.refuse("one", "rate");
+        second.refuse("two", "rate");
+        let text = registry.encode();
+        assert_eq!(text.matches("# TYPE skerry_rpc_refused").count(), 1, "{text}");
+        assert!(text.contains(r#"skerry_rpc_refused_total{server="one",reason="rate"} 1"#), "{text}");
+        assert!(text.contains(r#"skerry_rpc_refused_total{server="two",reason="rate"} 1"#), "{text}");
     }
 }

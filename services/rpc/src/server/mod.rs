@@ -181,6 +181,7 @@ struct CutOnDrop(Arc<Shared>);
 
 impl Drop for CutOnDrop {
     fn drop(&mut self) {
+        self.0.metrics.0.servers.dec();
         self.0.stopping.cancel();
         self.0.cut.cancel();
         self.0.give_all(Order::Abort);
@@ -229,6 +230,7 @@ impl Bound {
             metrics,
         });
         let _cut = CutOnDrop(Arc::clone(&shared));
+        shared.metrics.0.servers.inc();
         tokio::spawn(sweep::run(Arc::clone(&shared)));
         let _guard = tokio::select! {
             guard = stop.stopped() => guard,
