@@ -26,6 +26,7 @@ pub(crate) fn check(connection: &Connection) -> Result<Inventory, Fault> {
     let verdict: Option<String> = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).optional()?;
     match verdict.as_deref() {
         Some("ok") => {}
+        Some(problem) if is_io_error(problem) => return Err(Fault::Unreadable(problem.to_owned())),
         Some(problem) => return Err(Fault::Damaged(format!("quick_check says: {problem}"))),
         None => return Err(Fault::Damaged("quick_check says nothing".into())),
     }
@@ -57,8 +58,10 @@ pub(crate) fn check(connection: &Connection) -> Result<Inventory, Fault> {
     let mut epoch = 0;
     each(connection, row::BLOB, "blobs", &mut |row| {
         let (scope, key, value) = row::blob(row)?;
-        control = control.saturating_add(size(value.len()));
-        if scope == row::META && key == EPOCH {
+        // The store's own two small rows do not count: their room is never in question.
+        if scope != row::META {
+            control = control.saturating_add(size(value.len()));
+        } else if key == EPOCH {
             epoch = number(&value)?;
         }
         Ok(())
@@ -67,6 +70,12 @@ pub(crate) fn check(connection: &Connection) -> Result<Inventory, Fault> {
     found.newest_report = newest;
     found.epoch = epoch;
     Ok(found)
+}
+
+/// Whether a finding of the quick check is a failed read, which it reports like damage.
+fn is_io_error(problem: &str) -> bool {
+    let code = problem.rsplit_once("error code=").and_then(|(_, code)| code.trim().parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == rusqlite::ffi::SQLITE_IOERR)
 }
 
 /// Name of the value that counts openings.

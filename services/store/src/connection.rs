@@ -19,8 +19,9 @@ const WRITER_CACHE: i64 = -512;
 /// Page cache of each reader in KiB.
 const READER_CACHE: i64 = -256;
 
-/// The log is copied back into the database file when it has this many pages (1 MiB).
-const CHECKPOINT_PAGES: i64 = 256;
+/// SQLite itself copies the log back into the database file only when it has this many pages (4 MiB):
+/// it ignores errors when it does. The writer does it earlier, and does not.
+const CHECKPOINT_PAGES: i64 = 1024;
 
 /// The log file is cut to this size after a checkpoint.
 const LOG_LIMIT: i64 = 1024 * 1024;
@@ -86,8 +87,14 @@ pub(crate) fn make_durable(connection: &Connection, options: &StoreOptions) -> R
     let set = |name: &str, value: i64| connection.pragma_update(None, name, value).map_err(StoreError::Database);
     // Only takes effect on an empty database; lets the file shrink when the disk is full.
     set("auto_vacuum", 2)?;
-    let mode: String = connection
-        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
+    // Stepped to its end: the switch is committed only after the row with the mode was returned, and an
+    // error of that commit must not be lost.
+    let mut mode = String::new();
+    connection
+        .pragma(None, "journal_mode", "wal", |row| {
+            mode = row.get(0)?;
+            Ok(())
+        })
         .map_err(StoreError::Database)?;
     if mode != "wal" {
         return Err(StoreError::Sqlite { reason: format!("journal_mode is {mode}, not wal") });

@@ -122,18 +122,31 @@ impl Ballast {
         if std::fs::metadata(&self.path).is_ok_and(|found| found.len() == self.bytes) && self.bytes > 0 {
             return true;
         }
-        let restored = self.try_restore();
-        if restored.is_err() {
-            self.release();
+        match self.try_restore() {
+            Ok(()) => true,
+            Err(error) => {
+                self.release();
+                let full = is_full(&error);
+                if !full {
+                    tracing::warn!(%error, path = %self.path.display(), "cannot make the ballast; going on without it");
+                }
+                !full
+            }
         }
-        restored.is_ok()
     }
 
     fn try_restore(&self) -> io::Result<()> {
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&self.path)?;
         let wanted = self.bytes.max(MIN_HEADROOM).saturating_mul(2);
-        // Blocks are reserved, not only the length set; no need to write them.
-        nix::fcntl::posix_fallocate(&file, 0, i64::try_from(wanted).unwrap_or(i64::MAX)).map_err(io::Error::from)?;
+        // Blocks are reserved, not only the length set. Where that is not possible they are written.
+        match nix::fcntl::posix_fallocate(&file, 0, i64::try_from(wanted).unwrap_or(i64::MAX)).map_err(io::Error::from)
+        {
+            Err(error) if is_full(&error) => return Err(error),
+            Err(_) => {
+                io::copy(&mut io::repeat(0x5a).take(wanted), &mut &file)?;
+            }
+            Ok(()) => {}
+        }
         file.set_len(self.bytes)?;
         file.sync_all()?;
         if self.bytes == 0 {

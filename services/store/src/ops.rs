@@ -43,6 +43,21 @@ pub(crate) enum Answer {
 }
 
 impl Op {
+    /// Bytes of its bodies.
+    pub(crate) fn bytes(&self) -> u64 {
+        let body = |change: &Change| match change {
+            Change::Upsert { body, .. } => body.len(),
+            Change::Delete { .. } => 0,
+        };
+        let bytes = match self {
+            Self::Apply { changes, .. } => changes.iter().map(body).sum(),
+            Self::Enqueue { report } => report.body.len(),
+            Self::PutBlob { value, .. } => value.len(),
+            Self::Remove { .. } | Self::DeleteBlob { .. } | Self::NextSession => 0,
+        };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// Whether it can be carried out when the disk is full: it only removes.
     pub(crate) fn shrinks(&self) -> bool {
         match self {
@@ -130,9 +145,6 @@ pub(crate) fn execute(
                 .optional()?;
             let last = stored.as_deref().map_or(Ok(0), number)?;
             let session = last.saturating_add(1).max((options.clock_ms)());
-            if stored.is_none() {
-                grow(books, size(8), 0);
-            }
             put_row(connection, META, SESSION, &signed(session).to_le_bytes())?;
             Ok(Answer::Number(session))
         }

@@ -69,7 +69,7 @@ impl Readers {
     fn sort(&self, fault: Fault) -> StoreError {
         match fault {
             Fault::Refused(error) => error,
-            Fault::Damaged(reason) => {
+            Fault::Damaged(reason) | Fault::Unreadable(reason) => {
                 self.failure.stop(format!("damaged: {reason}"));
                 StoreError::Damaged { reason }
             }

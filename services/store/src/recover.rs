@@ -1,6 +1,6 @@
 //! Opening the file, and what happens when it is not what was written.
 //!
-//! A damaged file is renamed, never deleted or repaired in place; the two newest such files are kept
+//! A file that cannot be read is tried twice. A damaged file is renamed, never deleted or repaired in place; the two newest such files are kept
 //! for a person to look at. A new file takes its place, and every row of the old one that can still be
 //! read and has a good checksum moves over: what only this node knows (reports, checkpoints, the
 //! session number), and objects, which the next synchronisation completes. From a file that is older
@@ -23,6 +23,9 @@ use crate::{
 /// Set-aside files that are kept.
 const KEPT: usize = 2;
 
+/// What failed when the quick check could not read a page.
+const CHECK: &str = "check";
+
 /// Between the database's name and the number of a set-aside file.
 const SET_ASIDE: &str = ".damaged-";
 
@@ -38,7 +41,7 @@ pub(crate) struct Ready {
 pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<Ready, StoreError> {
     let existed = std::fs::metadata(path).is_ok_and(|found| found.len() > 0);
     let remembered = disk::read_epoch(path);
-    let (reason, older) = match open_checked(path, options) {
+    let (reason, older) = match open_twice(path, options) {
         Ok((connection, inventory)) => match remembered {
             Some(epoch) if existed && inventory.epoch < epoch => {
                 drop(connection);
@@ -66,6 +69,33 @@ pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<Ready, StoreEr
     Ok(Ready { connection, inventory, opened: Opened::Recovered { reason } })
 }
 
+/// A read that fails once may be a passing fault of the disk; a file that cannot be read twice is as
+/// good as damaged, and what can be read of it is saved. A failed write or sync is never tried again.
+fn open_twice(path: &Path, options: &StoreOptions) -> Result<(Connection, Inventory), StoreError> {
+    use rusqlite::ffi;
+    const READ_ERRORS: [i32; 4] =
+        [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
+    let unreadable = |error: &StoreError| match error {
+        StoreError::Database(error) => {
+            error.sqlite_error().is_some_and(|error| READ_ERRORS.contains(&error.extended_code))
+        }
+        StoreError::Io { action, .. } => *action == CHECK,
+        _ => false,
+    };
+    match open_checked(path, options) {
+        Err(error) if unreadable(&error) => {
+            tracing::warn!(error = %skerry_common::chain(&error), path = %path.display(), "the store cannot be read; trying again");
+            match open_checked(path, options) {
+                Err(error) if unreadable(&error) => {
+                    Err(StoreError::Damaged { reason: format!("it cannot be read: {}", skerry_common::chain(&error)) })
+                }
+                other => other,
+            }
+        }
+        other => other,
+    }
+}
+
 /// Opens, migrates and checks. [`StoreError::Damaged`] when the file is to be set aside.
 fn open_checked(path: &Path, options: &StoreOptions) -> Result<(Connection, Inventory), StoreError> {
     connection::create_private(path)?;
@@ -76,7 +106,10 @@ fn open_checked(path: &Path, options: &StoreOptions) -> Result<(Connection, Inve
     if !schema::matches(&connection).map_err(|error| broken(Fault::Sql(error)))? {
         return Err(StoreError::Damaged { reason: "its tables are not ours".into() });
     }
-    let inventory = check::check(&connection).map_err(broken)?;
+    let inventory = check::check(&connection).map_err(|fault| match fault {
+        Fault::Unreadable(reason) => StoreError::io(CHECK, path, std::io::Error::other(reason)),
+        other => broken(other),
+    })?;
     Ok((connection, inventory))
 }
 
@@ -92,7 +125,7 @@ fn unwrap_database(error: StoreError) -> StoreError {
 fn broken(fault: Fault) -> StoreError {
     match fault {
         Fault::Refused(error) => error,
-        Fault::Damaged(reason) => StoreError::Damaged { reason },
+        Fault::Damaged(reason) | Fault::Unreadable(reason) => StoreError::Damaged { reason },
         Fault::Sql(error) => match class(&error) {
             Class::Full => StoreError::Full { reason: "the disk is full" },
             Class::Busy => StoreError::Busy,

@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     Sql(rusqlite::Error),
     /// A row is not what was written.
     Damaged(String),
+    /// The disk did not give an answer; SQLite told it only in words.
+    Unreadable(String),
 }
 
 impl From<rusqlite::Error> for Fault {

@@ -79,6 +79,7 @@ impl Store {
             usage: usage_sender,
             path: path.to_owned(),
             lock,
+            unmerged: 0,
             options,
         };
         if !room {

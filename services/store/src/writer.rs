@@ -33,8 +33,21 @@ const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the thread sleeps between looking for commands while the disk is full.
 const FULL_POLL: Duration = Duration::from_millis(20);
 
-/// Pages given back to the file system after each removal while the disk is full.
-const VACUUM_PAGES: i64 = 512;
+/// Bytes of log, estimated, after which the writer copies it back into the database file.
+const MERGE_AFTER: u64 = 1024 * 1024;
+
+/// What one command adds to the log besides its bodies: the pages on the way to its rows.
+const LOG_OVERHEAD: u64 = 12 * 1024;
+
+/// Events dropped in one transaction while the disk is full: their log stays well below the ballast.
+const DROP_BATCH: u64 = 64;
+
+/// Pages given back to the file system in one transaction while the disk is full: moving them writes
+/// to the log too, which must fit into the released ballast.
+const VACUUM_PAGES: i64 = 64;
+
+/// Such transactions after each removal; the next removal goes on.
+const VACUUM_ROUNDS: usize = 16;
 
 /// A command and where its answer goes.
 pub(crate) enum Command {
@@ -109,6 +122,8 @@ pub(crate) struct Writer {
     pub(crate) path: PathBuf,
     /// Held until the thread ends.
     pub(crate) lock: File,
+    /// Bytes of log, estimated, since it was last copied back.
+    pub(crate) unmerged: u64,
 }
 
 impl Writer {
@@ -201,6 +216,8 @@ impl Writer {
                 }
                 if self.is_full() {
                     self.reclaim();
+                } else if self.unmerged >= MERGE_AFTER {
+                    self.merge();
                 }
             }
             Err(fault) => self.failed(fault, group),
@@ -218,6 +235,8 @@ impl Writer {
                 #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
                 metrics.group.observe(ops.len() as f64);
                 self.publish(before.dropped);
+                let added = ops.iter().map(|op| op.bytes().saturating_add(LOG_OVERHEAD));
+                self.unmerged = added.fold(self.unmerged, u64::saturating_add);
             }
             Err(_) => self.books = before,
         }
@@ -241,7 +260,7 @@ impl Writer {
             Fault::Refused(error) => {
                 return answer_one_by_one(group, || Err(StoreError::Stopped { reason: error.to_string().into() }));
             }
-            Fault::Damaged(reason) => {
+            Fault::Damaged(reason) | Fault::Unreadable(reason) => {
                 self.failure.stop(format!("damaged: {reason}"));
                 return group.into_iter().for_each(|(_, answer)| refuse(&self.failure, answer));
             }
@@ -310,22 +329,39 @@ impl Writer {
         self.reclaim();
     }
 
+    /// In small transactions, because their log must fit into the released ballast.
     fn drop_half_of_the_events(&mut self) {
-        let (before, half) = (self.books, self.books.usage.event_rows.div_ceil(2));
-        if half == 0 {
-            return;
-        }
-        let dropped = (|| {
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for _ in 0..half {
-                ops::drop_oldest(&transaction, &mut self.books)?;
+        let mut left = self.books.usage.event_rows.div_ceil(2);
+        while left > 0 {
+            let batch = left.min(DROP_BATCH);
+            left = left.saturating_sub(batch);
+            let before = self.books;
+            let dropped = (|| {
+                let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                for _ in 0..batch {
+                    ops::drop_oldest(&transaction, &mut self.books)?;
+                }
+                transaction.commit()
+            })();
+            match dropped {
+                Ok(()) => self.publish(before.dropped),
+                Err(error) => {
+                    self.books = before;
+                    return self.note(&error);
+                }
             }
-            transaction.commit()
-        })();
-        match dropped {
-            Ok(()) => self.publish(before.dropped),
-            Err(error) => {
-                self.books = before;
+            self.reclaim();
+        }
+    }
+
+    /// Copies the log back into the database file, so that it does not grow. The callers have their
+    /// answers already; a failure stops the store, as SQLite's own checkpoints would not.
+    fn merge(&mut self) {
+        self.unmerged = 0;
+        if let Err(error) = self.connection.pragma(None, "wal_checkpoint", "PASSIVE", |_| Ok(())) {
+            if class(&error) == Class::Full {
+                self.disk_is_full();
+            } else {
                 self.note(&error);
             }
         }
@@ -333,12 +369,7 @@ impl Writer {
 
     /// Gives free pages back to the file system: shrinks the file, then copies and cuts the log.
     fn reclaim(&mut self) {
-        let connection = &self.connection;
-        let result = connection
-            .pragma(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))
-            .and_then(|()| connection.pragma(None, "incremental_vacuum", VACUUM_PAGES, |_| Ok(())))
-            .and_then(|()| connection.pragma(None, "wal_checkpoint", "TRUNCATE", |_| Ok(())));
-        if let Err(error) = result {
+        if let Err(error) = shrink(&self.connection) {
             self.note(&error);
         }
     }
@@ -379,6 +410,20 @@ fn run_group(
     // The answers are sent only after this has returned: it includes the sync.
     transaction.commit()?;
     Ok(answers)
+}
+
+fn shrink(connection: &Connection) -> rusqlite::Result<()> {
+    let merge = || connection.pragma(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
+    merge()?;
+    for _ in 0..VACUUM_ROUNDS {
+        let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        if free == 0 {
+            break;
+        }
+        connection.pragma(None, "incremental_vacuum", VACUUM_PAGES, |_| Ok(()))?;
+        merge()?;
+    }
+    Ok(())
 }
 
 fn refuse(failure: &Failure, answer: oneshot::Sender<Result<Answer, StoreError>>) {

@@ -165,7 +165,7 @@ async fn settings_are_what_the_promises_need() {
     let read = |name: &str| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(writer.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0)).unwrap(), "wal");
     assert_eq!(read("synchronous"), 2);
-    assert_eq!(read("wal_autocheckpoint"), 256);
+    assert_eq!(read("wal_autocheckpoint"), 1024);
     assert_eq!(read("busy_timeout"), 5000);
     assert_eq!(read("cache_size"), -512);
     let reader = connection::open_reader(&path).unwrap();

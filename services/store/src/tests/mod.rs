@@ -9,6 +9,12 @@
 )]
 
 mod basic;
+mod bounds;
+mod child;
+mod crash;
+mod damage;
+mod full;
+mod model;
 
 use std::path::Path;
 
@@ -16,6 +22,12 @@ use bytes::Bytes;
 use skerry_common::{Encoding, Key, Version, kinds};
 
 use crate::{Change, Opened, Report, Store, StoreOptions};
+
+/// A directory in memory where there is one: for tests that open hundreds of stores and are not about
+/// the disk.
+pub(crate) fn fast_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
 
 pub(crate) fn open(path: &Path) -> (Store, Opened) {
     Store::open(path, StoreOptions::default()).unwrap()
