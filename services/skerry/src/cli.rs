@@ -10,7 +10,8 @@ use crate::failure::{Failure, Result};
 use crate::ui::{self, Output};
 use crate::{check, cloud, down, edge, join, net, node, reset, runtime, status, token, up};
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 not found, 3 credential refused, 4 unreachable, 64 wrong usage.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 not found, 3 credential refused, 4 unreachable, 64 wrong usage.";
 
 /// Extends Kubernetes to machines outside the data centre.
 #[derive(Debug, Parser)]

@@ -22,7 +22,10 @@ pub(crate) async fn ca(client: &Client) -> Result<Ca> {
     let what = "cannot read the CA";
     let found = controller::existing_ca(client.clone()).await.map_err(|error| failed(what, &error))?;
     found.ok_or_else(|| {
-        Failure::new(what).cause("there is none yet").code(exit::NOT_FOUND).cure("start edgecontroller: it makes the CA")
+        Failure::new(what)
+            .cause("there is none yet")
+            .code(exit::NOT_FOUND)
+            .cure("start edgecontroller: it makes the CA")
     })
 }
 

@@ -54,7 +54,9 @@ pub(crate) async fn run(args: DownArgs) -> Result<()> {
     steps.done("containers, network and mounts removed");
 
     let removed = dir.clone();
-    tokio::task::spawn_blocking(move || remove_dir(&removed)).await.or_fail(|| "cannot remove the directory".into())??;
+    tokio::task::spawn_blocking(move || remove_dir(&removed))
+        .await
+        .or_fail(|| "cannot remove the directory".into())??;
     steps.done(format!("{} removed", dir.display()));
     Ok(())
 }

@@ -191,7 +191,8 @@ async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
 async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
     let (registry, _) = tasks.admin(config.edged_admin()).await?;
     let socket = config.data_dir.join(places::EDGE_SOCKET);
-    let taint = |t: &Taint| skerry_edged::Taint { key: t.key.clone(), value: t.value.clone(), effect: t.effect.clone() };
+    let taint =
+        |t: &Taint| skerry_edged::Taint { key: t.key.clone(), value: t.value.clone(), effect: t.effect.clone() };
     let options = skerry_edged::Config {
         root_dir: config.data_dir.join(places::EDGED_ROOT),
         pod_log_dir: config.pod_log_dir.clone(),

@@ -98,10 +98,7 @@ mod tests {
     fn a_failure_reads_as_what_why_and_cure() {
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
         let failure = Failure::new("cannot read the token").because(&error).cure("skerry token create");
-        assert_eq!(
-            failure.to_string(),
-            "error: cannot read the token: no such file\n  try: skerry token create"
-        );
+        assert_eq!(failure.to_string(), "error: cannot read the token: no such file\n  try: skerry token create");
         assert_eq!(failure.code, exit::FAILED);
         assert_eq!(Failure::usage("x").code, exit::USAGE);
     }

@@ -49,9 +49,9 @@ impl HubArgs {
         // The kubeconfig of `up` lies next to its state.
         let file = self.cluster.file();
         let state = file.as_deref().and_then(Path::parent).and_then(State::read);
-        state.map(|state| state.ports.local_hub().to_string()).ok_or_else(|| {
-            Failure::usage("which hub?").cure(format!("name it with --hub <host>:{}", places::HUB_PORT))
-        })
+        state
+            .map(|state| state.ports.local_hub().to_string())
+            .ok_or_else(|| Failure::usage("which hub?").cure(format!("name it with --hub <host>:{}", places::HUB_PORT)))
     }
 
     /// A client with an operator's certificate.
@@ -62,9 +62,8 @@ impl HubArgs {
         let refused = |error: &skerry_identity::IdentityError| {
             Failure::new("cannot make an operator's certificate").because(error).code(exit::REFUSED)
         };
-        let credentials = ca
-            .service_credentials(OPERATOR, &[], LIFETIME, jiff::Timestamp::now())
-            .map_err(|error| refused(&error))?;
+        let credentials =
+            ca.service_credentials(OPERATOR, &[], LIFETIME, jiff::Timestamp::now()).map_err(|error| refused(&error))?;
         let options = CredentialOptions::new(ca.trust_domain().clone());
         let watch = CredentialWatch::fixed(options, credentials).map_err(|error| refused(&error))?;
         let connection = crate::dial::hub(&[address], watch).await?;
@@ -82,7 +81,8 @@ pub(crate) async fn sessions(
     for _ in 0..MAX_PAGES {
         let request = pb::ListSessionsRequest { node: node.to_owned(), limit: PAGE, after };
         let request = skerry_rpc::deadline(Request::new(request), PATIENCE);
-        let page = client.list_sessions(request).await.map_err(|s| failed("cannot list the sessions", &s))?.into_inner();
+        let page =
+            client.list_sessions(request).await.map_err(|s| failed("cannot list the sessions", &s))?.into_inner();
         found.extend(page.sessions);
         after = page.next;
         if after.is_empty() {

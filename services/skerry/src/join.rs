@@ -133,7 +133,8 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         Failure::usage(format!("{name:?} cannot be a node name")).because(&error).cure("choose one with --node-name")
     })?;
     for hub in &args.hub {
-        let port = hub.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+        let port =
+            hub.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
         if port.is_none() {
             return Err(Failure::usage(format!("{hub:?} is not an address")).cure("write it as host:port"));
         }
@@ -143,8 +144,9 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
     }
     let mut labels = BTreeMap::new();
     for label in &args.labels {
-        let (key, value) =
-            label.split_once('=').ok_or_else(|| Failure::usage(format!("{label:?} is not a label")).cure("write it as key=value"))?;
+        let (key, value) = label
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("{label:?} is not a label")).cure("write it as key=value"))?;
         labels.insert(key.to_owned(), value.to_owned());
     }
     let taints = args.taints.iter().map(|taint| Taint::parse(taint)).collect::<Result<_>>()?;
@@ -183,7 +185,10 @@ async fn preflight(args: &JoinArgs, data_dir: &Path) -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = findings.iter().map(|f| f.check).collect();
-    Err(Failure::new("this machine cannot be a node").cause(names.join(", ")).cure("mend it, or use --skip-checks").code(exit::FAILED))
+    Err(Failure::new("this machine cannot be a node")
+        .cause(names.join(", "))
+        .cure("mend it, or use --skip-checks")
+        .code(exit::FAILED))
 }
 
 fn host_name() -> Result<String> {
@@ -207,7 +212,17 @@ mod tests {
 
     #[test]
     fn arguments_become_a_configuration() {
-        let words = ["hub.example:10000", "--token", "t", "--node-name", "edge-1", "--labels", "a=b,c=", "--taints", "x=y:NoSchedule"];
+        let words = [
+            "hub.example:10000",
+            "--token",
+            "t",
+            "--node-name",
+            "edge-1",
+            "--labels",
+            "a=b,c=",
+            "--taints",
+            "x=y:NoSchedule",
+        ];
         let config = wanted(&args(&words)).unwrap();
         assert_eq!(config.node_name.as_str(), "edge-1");
         assert_eq!(config.labels.get("c").map(String::as_str), Some(""));

@@ -42,7 +42,9 @@ impl ClusterArgs {
             Some(file) => client(&file).await,
             None => {
                 let config = Config::infer().await.map_err(|error| {
-                    Failure::usage("cannot find a cluster").because(&error).cure("name its kubeconfig with --kubeconfig")
+                    Failure::usage("cannot find a cluster")
+                        .because(&error)
+                        .cure("name its kubeconfig with --kubeconfig")
                 })?;
                 connect(config)
             }

@@ -105,4 +105,3 @@ pub(crate) async fn run(args: NetArgs) -> Result<()> {
     }
     Ok(())
 }
-

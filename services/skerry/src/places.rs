@@ -54,8 +54,7 @@ pub(crate) fn loopback(port: u16) -> SocketAddr {
 
 /// The path from the root: other processes run in other directories.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::new(format!("cannot find {}", path.display())).because(&error))
+    std::path::absolute(path).map_err(|error| Failure::new(format!("cannot find {}", path.display())).because(&error))
 }
 
 #[cfg(test)]

@@ -38,7 +38,9 @@ pub(crate) async fn run(args: ResetArgs) -> Result<()> {
             .cure("name the right directory with --data-dir"));
     }
     if !args.force {
-        return Err(Failure::usage("this ends all pods of this node and removes its credentials").cure("skerry reset --force"));
+        return Err(
+            Failure::usage("this ends all pods of this node and removes its credentials").cure("skerry reset --force")
+        );
     }
     let mut steps = Steps::new();
     systemd::remove().await?;

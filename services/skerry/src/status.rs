@@ -181,11 +181,8 @@ async fn edge(dir: &Path, output: Output) -> Result<()> {
     };
     let time = |seconds: i64| jiff::Timestamp::from_second(seconds).map(|t| t.to_string()).unwrap_or_default();
     if matches!(output, Output::Json | Output::Yaml) {
-        let kinds: Vec<_> = status
-            .kinds
-            .iter()
-            .map(|k| json!({ "kind": k.kind, "objects": k.objects, "inSync": k.in_sync }))
-            .collect();
+        let kinds: Vec<_> =
+            status.kinds.iter().map(|k| json!({ "kind": k.kind, "objects": k.objects, "inSync": k.in_sync })).collect();
         return ui::print_value(
             output,
             &json!({
@@ -204,7 +201,11 @@ async fn edge(dir: &Path, output: Output) -> Result<()> {
     let (received, sent) = (ui::bytes(status.received_bytes), ui::bytes(status.sent_bytes));
     ui::line(format!("connection: {received} received, {sent} sent"));
     let problem = if status.store_problem.is_empty() { "good" } else { &status.store_problem };
-    ui::line(format!("store: {}, {problem}; {} reports wait for the cloud", ui::bytes(status.store_bytes), status.outbox));
+    ui::line(format!(
+        "store: {}, {problem}; {} reports wait for the cloud",
+        ui::bytes(status.store_bytes),
+        status.outbox
+    ));
     let rows: Vec<_> =
         status.kinds.iter().map(|k| json!({ "kind": k.kind, "objects": k.objects, "inSync": k.in_sync })).collect();
     let columns = [column("KIND", "/kind"), column("OBJECTS", "/objects"), column("IN-SYNC", "/inSync")];

@@ -83,7 +83,9 @@ mod tests {
     #[test]
     fn the_unit_keeps_the_mount_namespace_of_the_machine() {
         for line in TEMPLATE.lines().filter(|l| !l.starts_with('#')) {
-            for makes_one in ["ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "ReadWritePaths", "PrivateMounts"] {
+            for makes_one in
+                ["ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "ReadWritePaths", "PrivateMounts"]
+            {
                 assert!(!line.starts_with(makes_one), "{line}: volumes would not be seen by the runtime");
             }
         }

@@ -105,11 +105,15 @@ async fn create(args: CreateArgs) -> Result<()> {
     let client = args.cluster.client().await?;
     let (token, record) = cluster::create_token(&client, request).await?;
     if matches!(args.output, Output::Json | Output::Yaml) {
-        let value = json!({ "token": token.reveal(), "id": record.id, "expires": record.expires, "uses": record.uses_left });
+        let value =
+            json!({ "token": token.reveal(), "id": record.id, "expires": record.expires, "uses": record.uses_left });
         return ui::print_value(args.output, &value);
     }
     ui::line(token.reveal());
-    ui::note(format!("valid until {}, for {} machine(s); on the machine: skerry join <hub> --token <token>", record.expires, record.uses_left));
+    ui::note(format!(
+        "valid until {}, for {} machine(s); on the machine: skerry join <hub> --token <token>",
+        record.expires, record.uses_left
+    ));
     Ok(())
 }
 

@@ -7,4 +7,4 @@ mod machine;
 mod system;
 
 pub use machine::Machine;
-pub use system::{System, program};
+pub use system::{Ended, System, program};

@@ -8,6 +8,17 @@ use std::process::{Command, Output};
 use anyhow::Context as _;
 use serde_json::Value;
 
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
 /// A running system.
 #[derive(Debug)]
 pub struct System {
@@ -24,6 +35,27 @@ impl System {
         let system = Self { directory: tempfile::Builder::new().prefix("sk").tempdir()? };
         system.up_again(port_base, more)?;
         Ok(system)
+    }
+
+    /// Starts only the control plane and the cloud services.
+    ///
+    /// # Errors
+    /// When `skerry up` fails; its words are in the error.
+    pub fn cloud(port_base: u16) -> anyhow::Result<Self> {
+        let system = Self { directory: tempfile::Builder::new().prefix("sk").tempdir()? };
+        let mut command = system.command(&["up", "--cloud-only", "--port-base"]);
+        succeed(command.arg(port_base.to_string()).arg("--dir").arg(system.dir()))?;
+        Ok(system)
+    }
+
+    /// Runs a command of the CLI and says how it ended, without expecting anything.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn attempt(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+        let output = self.command(arguments).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Ended { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) })
     }
 
     /// Runs `skerry up` once more.

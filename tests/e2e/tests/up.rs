@@ -15,7 +15,11 @@ fn ready_pods(system: &System) -> usize {
     let Ok(pods) = system.kubectl(&["get", "pods", "-n", "hello"]) else { return 0 };
     let ready = |pod: &&serde_json::Value| {
         pod["metadata"]["deletionTimestamp"].is_null()
-            && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+            && pod["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
     };
     pods["items"].as_array().into_iter().flatten().filter(ready).count()
 }
@@ -70,7 +74,9 @@ fn every_service_may_be_killed_and_comes_back() {
         let killed = std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap();
         assert!(killed.success(), "{service}");
         wait(&format!("{service} is back"), BACK_LIMIT, || {
-            fs::read_to_string(&record).is_ok_and(|text| pid(&text) != old) && connected(&system) && ready_pods(&system) == 2
+            fs::read_to_string(&record).is_ok_and(|text| pid(&text) != old)
+                && connected(&system)
+                && ready_pods(&system) == 2
         });
     }
     system.down().unwrap();

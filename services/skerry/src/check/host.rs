@@ -65,8 +65,10 @@ fn filesystems() -> Finding {
 }
 
 fn namespaces() -> Finding {
-    let missing: Vec<_> =
-        ["net", "pid", "mnt", "uts", "ipc"].into_iter().filter(|n| !Path::new("/proc/self/ns").join(n).exists()).collect();
+    let missing: Vec<_> = ["net", "pid", "mnt", "uts", "ipc"]
+        .into_iter()
+        .filter(|n| !Path::new("/proc/self/ns").join(n).exists())
+        .collect();
     if missing.is_empty() {
         Finding::ok("namespaces", "net, pid, mnt, uts, ipc")
     } else {
@@ -107,7 +109,8 @@ fn clock() -> Finding {
             "set the time (date -s), then start a time service such as chrony or systemd-timesyncd",
         );
     }
-    let services = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
+    let services =
+        ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
     if services.iter().any(|p| Path::new(p).exists()) {
         Finding::ok("clock", format!("{now}, kept by a time service"))
     } else {

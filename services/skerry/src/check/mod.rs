@@ -88,7 +88,8 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     findings.extend(runtime::programs());
     findings.extend(network::probes(args.hub.as_deref(), &args.free_ports).await);
     findings.push(credentials::certificate(&args.data_dir));
-    let columns = [column("CHECK", "/check"), column("RESULT", "/result"), column("DETAIL", "/detail"), wide("FIX", "/fix")];
+    let columns =
+        [column("CHECK", "/check"), column("RESULT", "/result"), column("DETAIL", "/detail"), wide("FIX", "/fix")];
     ui::print_list(args.output, &columns, &findings, "nothing was checked")?;
     let failed: Vec<_> = findings.iter().filter(|f| f.result == Verdict::Failed).collect();
     if args.output == Output::Table {

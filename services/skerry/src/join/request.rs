@@ -61,22 +61,16 @@ fn check(answer: pb::JoinResponse, token: &Token, node: &NodeName, key: &NodeKey
     if !credentials.ca().contains_key(token.ca_hash()) {
         return Err(bad("it names another CA than the token"));
     }
-    let domain =
-        TrustDomain::parse(&certificate.trust_domain).map_err(|error| bad(&skerry_common::chain(&error)))?;
-    let identity = credentials
-        .validate(&domain, Clock::system().now())
-        .map_err(|error| bad(&skerry_common::chain(&error)))?;
+    let domain = TrustDomain::parse(&certificate.trust_domain).map_err(|error| bad(&skerry_common::chain(&error)))?;
+    let identity =
+        credentials.validate(&domain, Clock::system().now()).map_err(|error| bad(&skerry_common::chain(&error)))?;
     if !matches!(&identity, Identity::Node(name) if name == node) {
         return Err(bad("the certificate is for somebody else"));
     }
     if answer.labels.len() > MAX_LABELS {
         return Err(bad("it has too many labels"));
     }
-    Ok(Granted {
-        credentials,
-        trust_domain: certificate.trust_domain,
-        labels: answer.labels.into_iter().collect(),
-    })
+    Ok(Granted { credentials, trust_domain: certificate.trust_domain, labels: answer.labels.into_iter().collect() })
 }
 
 /// A refusal in the words of the hub, with what to do about it.

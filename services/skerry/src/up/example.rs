@@ -91,7 +91,9 @@ pub(crate) async fn ready(client: &Client, workloads: &[Workload], patience: Dur
             let deployment = api.get(&workload.name).await.map_err(failed("cannot read a Deployment"))?;
             let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
             let status = deployment.status.unwrap_or_default();
-            if status.ready_replicas.unwrap_or(0) >= wanted && status.observed_generation == deployment.metadata.generation {
+            if status.ready_replicas.unwrap_or(0) >= wanted
+                && status.observed_generation == deployment.metadata.generation
+            {
                 pods += wanted;
                 break;
             }
@@ -126,7 +128,8 @@ async fn why(client: &Client, namespace: &str) -> String {
         .map(|pod| {
             let status = pod.status.clone().unwrap_or_default();
             let waiting = status.container_statuses.into_iter().flatten().find_map(|c| c.state?.waiting);
-            let reason = waiting.map(|w| format!("{}: {}", w.reason.unwrap_or_default(), w.message.unwrap_or_default()));
+            let reason =
+                waiting.map(|w| format!("{}: {}", w.reason.unwrap_or_default(), w.message.unwrap_or_default()));
             format!("{} is {} {}", pod.name_any(), status.phase.unwrap_or_default(), reason.unwrap_or_default())
         })
         .collect();

@@ -131,7 +131,11 @@ async fn bring_up(args: &UpArgs, found: &Places, state: &State, steps: &mut Step
     match result {
         Ok(Ok(())) => Ok(()),
         Ok(Err(failure)) => {
-            ui::note(format!("logs: {}; remove everything with: skerry down --dir {}", logs.display(), args.dir.display()));
+            ui::note(format!(
+                "logs: {}; remove everything with: skerry down --dir {}",
+                logs.display(),
+                args.dir.display()
+            ));
             Err(failure)
         }
         Err(_) => Err(Failure::new(format!("not up after {} s", args.timeout))
@@ -164,10 +168,8 @@ fn preflight(args: &UpArgs) -> Result<()> {
 fn agree(args: &UpArgs, dir: &Path) -> Result<State> {
     let wanted = args.state();
     match State::read(dir) {
-        Some(there) if there != wanted => {
-            Err(Failure::usage(format!("{} was made with other options", dir.display()))
-                .cure(format!("skerry down --dir {}", args.dir.display())))
-        }
+        Some(there) if there != wanted => Err(Failure::usage(format!("{} was made with other options", dir.display()))
+            .cure(format!("skerry down --dir {}", args.dir.display()))),
         Some(there) => Ok(there),
         None => {
             wanted.write(dir)?;
@@ -194,7 +196,8 @@ async fn start_supervisor(found: &Places) -> Result<()> {
         .or_fail(what)?;
     // It writes its own record; until then another `up` would start a second one.
     let started = async {
-        wait::until(async || Record::read(&found.record(SUPERVISOR)).filter(|r| r.pid.unsigned_abs() == child.id())).await
+        wait::until(async || Record::read(&found.record(SUPERVISOR)).filter(|r| r.pid.unsigned_abs() == child.id()))
+            .await
     };
     match tokio::time::timeout(SUPERVISOR_START, started).await {
         Ok(_) => Ok(()),

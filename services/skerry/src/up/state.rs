@@ -67,13 +67,7 @@ impl Ports {
             hub: at(0),
             apiserver: at(1),
             edgecontroller: at(2),
-            admin: Admin {
-                hub: at(3),
-                edgecontroller: at(4),
-                apiserver: at(5),
-                controllers: at(6),
-                edgehub: at(7),
-            },
+            admin: Admin { hub: at(3), edgecontroller: at(4), apiserver: at(5), controllers: at(6), edgehub: at(7) },
         }
     }
 

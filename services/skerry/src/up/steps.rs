@@ -146,12 +146,15 @@ fn next(args: &UpArgs, found: &Places) {
     let is_default = args.dir == std::path::Path::new(places::UP_DIR);
     let flag = if is_default { String::new() } else { format!(" --kubeconfig {kubeconfig}") };
     let down = if is_default { "make down".to_owned() } else { format!("{program} down --dir {}", args.dir.display()) };
-    ui::line(format!("
+    ui::line(format!(
+        "
 kubeconfig: {}
 try:
   kubectl --kubeconfig {kubeconfig} get pods -A -o wide
   kubectl --kubeconfig {kubeconfig} get events -A
   {program} status{flag}
   {program} net{flag}
-  {down}", found.dir.join(places::KUBECONFIG).display()));
+  {down}",
+        found.dir.join(places::KUBECONFIG).display()
+    ));
 }

@@ -127,7 +127,5 @@ fn unit(order: u32, program: PathBuf, arguments: Vec<String>) -> Unit {
 }
 
 fn text(path: &std::path::Path) -> Result<String> {
-    path.to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::usage(format!("the path {} is not text", path.display())))
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage(format!("the path {} is not text", path.display())))
 }

@@ -49,7 +49,8 @@ pub(super) fn last_words(logs: &Path) -> String {
     let mut words = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
         let Ok(text) = fs::read(&path) else { continue };
-        let tail = String::from_utf8_lossy(text.get(text.len().saturating_sub(TAIL)..).unwrap_or_default()).into_owned();
+        let tail =
+            String::from_utf8_lossy(text.get(text.len().saturating_sub(TAIL)..).unwrap_or_default()).into_owned();
         let last = tail.lines().rev().find(|l| l.contains("ERROR") || l.contains("error") || l.contains("WARN"));
         if let (Some(last), Some(name)) = (last, path.file_stem()) {
             words.push(format!("{}: {}", name.to_string_lossy(), last.trim()));
