@@ -422,6 +422,11 @@ proptest! {
         let deleted = world.clone();
         for _ in 0..200 {
             world.now += 400_000;
+            let now = world.now;
+            // Init containers do their work.
+            for c in world.seen.containers.iter_mut().filter(|c| c.name == "i" && c.state == State::Running) {
+                (c.state, c.finished_ms) = (State::Exited, now);
+            }
             world.turn(9);
         }
         let rest = plan(&world.pod, world.desired(), &world.seen, &world.memory, world.now);
