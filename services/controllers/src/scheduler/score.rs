@@ -1,7 +1,7 @@
 //! Which of the nodes that can take a pod is the best.
 //!
 //! Pure. The weights are Kubernetes': soft taints 3, preferred node affinity 2, spreading the pods of one
-//! owner 2, free resources 1; each part is 0 to 100 over the candidates.
+//! owner 2, free resources 1; each part is 0 to [`FULL`] over the candidates.
 
 use k8s_openapi::api::core::v1::PodSpec;
 
@@ -10,9 +10,10 @@ use super::need::Need;
 use crate::labels::node_term_matches;
 use crate::taints::{PREFER_NO_SCHEDULE, tolerates};
 
-const FULL: i64 = 100;
+/// Best score of one part. Finer than a percent, so that small pods spread evenly over large nodes.
+const FULL: i64 = 10_000;
 
-/// Free share of cpu and memory after placing the pod, 0 to 100.
+/// Free share of cpu and memory after placing the pod, 0 to [`FULL`].
 fn least_allocated(need: &Need, state: &NodeState) -> i64 {
     let part = |have: i64, used: i64| {
         if have <= 0 || used >= have { 0 } else { (have - used).saturating_mul(FULL) / have }
