@@ -58,7 +58,12 @@ pub enum Listen {
 pub struct LinkTimes {
     /// First ceiling of the wait between attempts.
     pub retry_min: Duration,
-    /// Last ceiling.
+    /// Last ceiling while the outage is young: most links are back within minutes, and then nobody
+    /// should wait.
+    pub retry_soon: Duration,
+    /// How long an outage is young.
+    pub young: Duration,
+    /// Last ceiling after that.
     pub retry_max: Duration,
     /// A connection that lasted this long starts the waits from the beginning.
     pub stable_after: Duration,
@@ -68,6 +73,8 @@ impl Default for LinkTimes {
     fn default() -> Self {
         Self {
             retry_min: Duration::from_millis(200),
+            retry_soon: Duration::from_secs(3),
+            young: Duration::from_secs(300),
             retry_max: Duration::from_secs(30),
             stable_after: Duration::from_secs(60),
         }

@@ -84,7 +84,10 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// Runs until told to stop, or until the store fails.
     pub(crate) async fn run(self, mut stop: drain::Watch) -> Result<(), skerry_store::StoreError> {
-        let mut backoff = Backoff::new(self.times.retry_min, self.times.retry_max);
+        let times = &self.times;
+        let mut soon = Backoff::new(times.retry_min, times.retry_soon);
+        let mut late = Backoff::new(times.retry_soon, times.retry_max);
+        let mut lasted = Instant::now();
         let mut stopping = stop.clone();
         loop {
             let started = Instant::now();
@@ -102,10 +105,12 @@ impl Uplink {
                 // This store is older than the cloud's memory: go on above it.
                 self.objects.store.put_value(SESSION_FLOOR, newest.to_string()).await?;
             }
-            if started.elapsed() >= self.times.stable_after {
-                backoff.reset();
+            if started.elapsed() >= times.stable_after {
+                soon.reset();
+                late.reset();
+                lasted = Instant::now();
             }
-            let wait: Duration = backoff.jittered();
+            let wait: Duration = if lasted.elapsed() < times.young { soon.jittered() } else { late.jittered() };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 _ = stopping.stopped() => return Ok(()),

@@ -32,6 +32,8 @@ impl Ports {
 pub struct Cluster {
     /// The hub.
     pub hub: Process,
+    /// The controllers of the embedded control plane.
+    pub controllers: Process,
     /// EdgeController.
     pub edgecontroller: Process,
     /// The API server.
@@ -79,6 +81,9 @@ impl Cluster {
         let arguments = ["--listen", &source, "--kubeconfig", text(&kubeconfig)?, "--admin", &admin, "--log", "warn"];
         let edgecontroller = Process::start(&binaries.join("skerry-edgecontroller"), &arguments, path)?;
 
+        let arguments = ["--kubeconfig", text(&kubeconfig)?, "--log", "warn"];
+        let controllers = Process::start(&binaries.join("skerry-controllers"), &arguments, path)?;
+
         let hub_address = ports.at(2);
         let source = SourceConfig::edgecontroller(vec![source]);
         let config = serde_json::json!({
@@ -106,24 +111,48 @@ impl Cluster {
         }
         // The lanes to EdgeController connect within their first retries.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(Self { hub, edgecontroller, apiserver, client, ca, hub_address, folder })
+        Ok(Self { hub, controllers, edgecontroller, apiserver, client, ca, hub_address, folder })
+    }
+
+    /// Credentials of a node, as clients take them.
+    ///
+    /// # Errors
+    /// When they cannot be issued.
+    pub fn node(&self, name: &NodeName) -> anyhow::Result<CredentialWatch> {
+        watch(self.node_credentials(name)?)
     }
 
     /// Credentials of a node.
     ///
     /// # Errors
     /// When they cannot be issued.
-    pub fn node(&self, name: &NodeName) -> anyhow::Result<CredentialWatch> {
+    pub fn node_credentials(&self, name: &NodeName) -> anyhow::Result<Credentials> {
         let key = NodeKey::generate()?;
         let issued = self.ca.issue_node(&key.csr()?, name, CERTIFICATE_LIFE, jiff::Timestamp::now())?;
-        let credentials = Credentials::from_answer(&issued.pem(), &self.ca.certificate_pem(), &key)?;
-        Ok(CredentialWatch::fixed(CredentialOptions::new(TrustDomain::parse(DOMAIN)?), credentials)?)
+        Ok(Credentials::from_answer(&issued.pem(), &self.ca.certificate_pem(), &key)?)
+    }
+
+    /// Credentials of an operator, as clients take them.
+    ///
+    /// # Errors
+    /// When they cannot be issued.
+    pub fn admin(&self) -> anyhow::Result<CredentialWatch> {
+        watch(service(&self.ca, "admin")?)
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &'static str {
+        DOMAIN
     }
 
     /// Where the logs are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+fn watch(credentials: Credentials) -> anyhow::Result<CredentialWatch> {
+    Ok(CredentialWatch::fixed(CredentialOptions::new(TrustDomain::parse(DOMAIN)?), credentials)?)
 }
 
 fn service(ca: &Ca, name: &str) -> anyhow::Result<Credentials> {

@@ -4,6 +4,7 @@
 //! missed. Nothing here is a test: figures depend on the machine, promises about behaviour do not.
 
 pub mod cluster;
+pub mod edge;
 pub mod figures;
 pub mod node;
 pub mod proc;
@@ -20,4 +21,10 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what is going on to the person who waits.
+#[expect(clippy::print_stderr, reason = "progress for the person who waits")]
+pub fn say(text: &str) {
+    eprintln!("… {text}");
 }

@@ -83,17 +83,17 @@ impl Running {
     }
 }
 
-fn run<E: std::error::Error>(
+fn run<E: std::error::Error + 'static>(
     service: impl Future<Output = Result<(), E>> + Send + 'static,
     trigger: drain::Trigger,
-) -> Running
-where
-    E: 'static,
-{
+) -> Running {
     let task = tokio::spawn(async move {
-        if let Err(error) = service.await {
-            panic!("a service failed: {}", skerry_common::chain(&error));
-        }
+        let ended = service.await;
+        assert!(
+            ended.is_ok(),
+            "a service failed: {}",
+            ended.err().map(|e| skerry_common::chain(&e)).unwrap_or_default()
+        );
     });
     Running { trigger: Some(trigger), task }
 }
@@ -171,7 +171,7 @@ impl Fixture {
             credentials,
             store: folder.join("store"),
             services: true,
-            times: LinkTimes { retry_max: Duration::from_millis(500), ..LinkTimes::default() },
+            times: LinkTimes { retry_soon: Duration::from_millis(500), ..LinkTimes::default() },
         };
         let (listener, connector) = skerry_rpc::pipe();
         let edge = EdgeHub::build(config, Listen::Pipe(listener), &Registry::new()).await?;

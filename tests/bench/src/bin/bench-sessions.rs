@@ -16,6 +16,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use skerry_bench::cluster::{Cluster, Ports};
 use skerry_bench::figures::Figures;
 use skerry_bench::node::{Node, Totals};
+use skerry_bench::say;
 use skerry_common::{Key, NodeName, kinds};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -122,7 +123,7 @@ async fn bench(args: Args) -> anyhow::Result<()> {
 
 /// Runs a session of every node; a session that fails begins again.
 fn connect(nodes: &[Arc<Node>], totals: &Arc<Totals>) -> JoinSet<()> {
-    let gate = Arc::new(tokio::sync::Semaphore::new(CONCURRENCY * 4));
+    let gate = Arc::new(tokio::sync::Semaphore::new(CONCURRENCY / 2));
     let mut sessions = JoinSet::new();
     for node in nodes {
         let (node, totals, gate) = (node.clone(), totals.clone(), gate.clone());
@@ -240,9 +241,4 @@ async fn until(what: &str, totals: &Totals, mut done: impl FnMut() -> bool) -> a
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
-}
-
-#[expect(clippy::print_stderr, reason = "progress for the person who waits")]
-fn say(text: &str) {
-    eprintln!("… {text}");
 }
