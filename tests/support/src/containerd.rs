@@ -58,6 +58,15 @@ impl Containerd {
         &self.slot
     }
 
+    /// What a reboot does beside the daemon's end: every process of every pod, and every tmpfs of the
+    /// agent in [`Self::dir`], is gone.
+    pub fn lose_processes(&self) {
+        if let Some(runtime) = &self.runtime {
+            runtime.lose_processes();
+        }
+        unmount_below(&self.slot.join("edged"));
+    }
+
     /// The runtime, to kill, freeze or restart its daemon.
     ///
     /// # Errors
@@ -89,12 +98,16 @@ fn options(index: u8) -> RuntimeOptions {
 
 /// An agent that died may have left mounts in the slot beside the runtime's own.
 fn remove_slot(dir: &Path) {
+    unmount_below(dir);
+    let _ = fs::remove_dir_all(dir);
+}
+
+fn unmount_below(dir: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|l| l.split(' ').nth(4)).collect::<Vec<_>>();
     for point in points.iter().rev().filter(|p| Path::new(p).starts_with(dir)) {
         let _ = nix::mount::umount2(*point, nix::mount::MntFlags::MNT_DETACH);
     }
-    let _ = fs::remove_dir_all(dir);
 }
 
 async fn free_slot() -> anyhow::Result<(u8, Flock<File>)> {

@@ -234,6 +234,12 @@ impl PrivateRuntime {
         }
     }
 
+    /// Ends every process of every pod, as a reboot would; what is on disk stays. The daemon must have
+    /// been ended before.
+    pub fn lose_processes(&self) {
+        sweep::lose_processes(&self.options);
+    }
+
     /// Stops (`true`) or continues (`false`) the daemon's process: what a hung runtime looks like.
     pub fn freeze_daemon(&self, frozen: bool) {
         if let Some(child) = &self.daemon {

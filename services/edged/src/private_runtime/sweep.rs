@@ -80,6 +80,14 @@ pub(super) fn sweep(options: &RuntimeOptions) -> Result<(), Error> {
     remove_dir(&options.state)
 }
 
+/// Ends all shims with all that runs under them.
+pub(super) fn lose_processes(options: &RuntimeOptions) {
+    kill_shims(options);
+    for address in shim_sockets(options) {
+        let _ = fs::remove_file(address);
+    }
+}
+
 struct Process {
     pid: i32,
     parent: i32,

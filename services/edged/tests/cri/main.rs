@@ -319,3 +319,94 @@ async fn the_node_is_registered_with_its_facts() {
     wait("another status", || node.hub.received(kinds::NODE_STATUS).len() > before, String::new).await;
     assert_eq!(node.node_condition("CloudConnected").unwrap().0, "True");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_come_back_with_their_configuration_after_a_loss_of_everything_that_ran() {
+    let mut node = Node::start().await;
+    node.hub.put(kinds::SECRET, "test", "s", json!({"data": {"key": "c2VjcmV0"}}));
+    let mut container = shell("echo key=$(cat /s/key); trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done");
+    container["volumeMounts"] = json!([{"name": "s", "mountPath": "/s"}]);
+    let volumes = json!([{"name": "s", "secret": {"secretName": "s"}}]);
+    node.put_pod("p", "uid-1", json!({"containers": [container.clone()], "volumes": volumes}));
+    let mut once = container;
+    once["name"] = "once".into();
+    node.put_pod("q", "uid-2", json!({"restartPolicy": "Never", "containers": [once], "volumes": volumes}));
+    node.until_running("uid-1").await;
+    node.until_running("uid-2").await;
+    // As after a reboot: the agent and every process are gone, tmpfs too; the runtime's database stays.
+    node.kill_agent().await;
+    node.containerd.runtime().unwrap().kill_daemon(Signal::SIGKILL);
+    node.containerd.lose_processes();
+    node.containerd.runtime().unwrap().start_daemon().unwrap();
+    node.start_agent().await;
+    let restarted = |s: &Value| s["containerStatuses"][0]["restartCount"] == 1 && condition(s, "Ready") == "True";
+    let status = node.until("uid-1", "restart", restarted).await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 255, "{status:#}");
+    wait("the secret", || node.log("p", "uid-1", "c", 1).contains("key=secret"), || node.log("p", "uid-1", "c", 1))
+        .await;
+    node.until_event("uid-1", "SandboxChanged", "Pod sandbox changed").await;
+    // A pod that may run once does not run twice.
+    let status = node.until("uid-2", "failure", |s| s["phase"] == "Failed").await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    node.delete_gracefully("p", 1);
+    node.until_deleted("uid-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pods_and_an_agent_that_is_killed_at_any_moment_leave_nothing() {
+    const PODS: usize = 12;
+    let mut node = Node::start().await;
+    let uid = |i: usize| format!("uid-churn-{i}");
+    for i in 0..PODS {
+        node.put_pod(&format!("p{i}"), &uid(i), sleeper());
+    }
+    // Spread over the start of all pods, which takes some seconds.
+    for delay in [50, 120, 200, 310, 90, 430, 150, 260] {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        node.kill_agent().await;
+        node.start_agent().await;
+    }
+    for i in 0..PODS {
+        node.until_running(&uid(i)).await;
+    }
+    let running = || node.ctr(&["tasks", "ls"]).matches("RUNNING").count();
+    wait("no more and no less", || running() == 2 * PODS, || node.ctr(&["tasks", "ls"])).await;
+    for i in 0..PODS {
+        node.delete_gracefully(&format!("p{i}"), 1);
+    }
+    for delay in [80, 200, 350, 140] {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        node.kill_agent().await;
+        node.start_agent().await;
+    }
+    for i in 0..PODS {
+        node.until_deleted(&uid(i)).await;
+    }
+    assert_eq!(node.ctr(&["containers", "ls", "-q"]).trim(), "");
+    assert_eq!(fs::read_dir(node.root().join("pods")).unwrap().count(), 0);
+    assert!(find_paths(Path::new("/sys/fs/cgroup"), "poduid-churn", 4).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_network_pod_and_a_privileged_one_see_the_machine() {
+    let node = Node::start().await;
+    let mut container = shell("hostname; id -u; cat /proc/self/status | grep CapEff; sleep 1000");
+    container["securityContext"] = json!({"runAsUser": 1234, "capabilities": {"drop": ["ALL"]}});
+    node.put_pod(
+        "host",
+        "uid-1",
+        json!({"hostNetwork": true, "terminationGracePeriodSeconds": 0, "containers": [container]}),
+    );
+    let mut container = shell("ls /dev/kmsg && touch /etc/x || echo read-only; sleep 1000");
+    container["securityContext"] = json!({"privileged": true, "readOnlyRootFilesystem": true});
+    node.put_pod("mighty", "uid-2", json!({"terminationGracePeriodSeconds": 0, "containers": [container]}));
+    let status = node.until_running("uid-1").await;
+    assert_eq!(status["podIP"], status["hostIP"]);
+    node.until_running("uid-2").await;
+    let log = || node.log("host", "uid-1", "c", 0);
+    wait("the log", || log().contains("CapEff"), log).await;
+    assert!(log().contains(" 1234\n") && log().contains("CapEff:\t0000000000000000"), "{}", log());
+    let log = || node.log("mighty", "uid-2", "c", 0);
+    wait("the log", || log().contains("read-only"), log).await;
+    assert!(log().contains("/dev/kmsg"), "{}", log());
+}
