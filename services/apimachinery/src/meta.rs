@@ -298,18 +298,18 @@ pub fn human_duration(seconds: i64) -> String {
     let s = seconds;
     let (m, h, d) = (s / 60, s / 3600, s / 86400);
     match s {
-        ..-1 => "<invalid>".into(),
-        ..=0 => "0s".into(),
-        ..120 => format!("{s}s"),
-        ..600 if s % 60 == 0 => format!("{m}m"),
-        ..600 => format!("{m}m{}s", s % 60),
-        ..10_800 => format!("{m}m"),
-        ..28_800 if m % 60 == 0 => format!("{h}h"),
-        ..28_800 => format!("{h}h{}m", m % 60),
-        ..172_800 => format!("{h}h"),
-        ..691_200 if h % 24 == 0 => format!("{d}d"),
-        ..691_200 => format!("{d}d{}h", h % 24),
-        ..63_072_000 => format!("{d}d"),
+        i64::MIN..-1 => "<invalid>".into(),
+        -1..=0 => "0s".into(),
+        1..120 => format!("{s}s"),
+        120..600 if s % 60 == 0 => format!("{m}m"),
+        120..600 => format!("{m}m{}s", s % 60),
+        600..10_800 => format!("{m}m"),
+        10_800..28_800 if m % 60 == 0 => format!("{h}h"),
+        10_800..28_800 => format!("{h}h{}m", m % 60),
+        28_800..172_800 => format!("{h}h"),
+        172_800..691_200 if h % 24 == 0 => format!("{d}d"),
+        172_800..691_200 => format!("{d}d{}h", h % 24),
+        691_200..63_072_000 => format!("{d}d"),
         _ => {
             let (years, days) = (d / 365, d % 365);
             if d < 365 * 8 && days > 0 { format!("{years}y{days}d") } else { format!("{years}y") }

@@ -4,9 +4,9 @@
 //! only the address of `default/kubernetes` follows the listener. Limits: none. A crash in between is
 //! repaired by the next start.
 
+use crate::kinds;
 use crate::state::Api;
 use crate::storage::{Expect, Op, WriteError};
-use crate::kinds;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skerry_apimachinery::json::{set, str_at};
@@ -18,7 +18,8 @@ const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 pub(crate) async fn run(api: &Api, address: SocketAddr, now: Timestamp) -> Result<(), ApiError> {
     for name in NAMESPACES {
-        let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "status": {"phase": "Active"}});
+        let mut namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "status": {"phase": "Active"}});
         kinds::defaults("/namespaces", &mut namespace);
         ensure(api, "/namespaces", namespace, now).await?;
         for op in kinds::namespace::companions(name, api.pki.ca_pem(), now) {
@@ -89,7 +90,8 @@ async fn own_service(api: &Api, address: SocketAddr, now: Timestamp) -> Result<(
             }
         }
     }
-    write(api, Op { storage: STORAGE.into(), value: stored, expect: Expect::Version(current.version), delete: false }).await
+    write(api, Op { storage: STORAGE.into(), value: stored, expect: Expect::Version(current.version), delete: false })
+        .await
 }
 
 fn rbac() -> Vec<(&'static str, Value)> {
@@ -113,10 +115,37 @@ fn rbac() -> Vec<(&'static str, Value)> {
     let write = ["create", "delete", "deletecollection", "patch", "update"];
     let all: Vec<&str> = read.iter().chain(&write).copied().collect();
     // What an application team works with; Secrets only for those who may edit.
-    let core = ["bindings", "configmaps", "endpoints", "events", "limitranges", "namespaces/status", "persistentvolumeclaims", "persistentvolumeclaims/status",
-        "pods", "pods/log", "pods/status", "resourcequotas", "serviceaccounts", "services", "services/status"];
-    let apps = ["controllerrevisions", "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status", "replicasets",
-        "replicasets/scale", "replicasets/status", "statefulsets", "statefulsets/scale", "statefulsets/status"];
+    let core = [
+        "bindings",
+        "configmaps",
+        "endpoints",
+        "events",
+        "limitranges",
+        "namespaces/status",
+        "persistentvolumeclaims",
+        "persistentvolumeclaims/status",
+        "pods",
+        "pods/log",
+        "pods/status",
+        "resourcequotas",
+        "serviceaccounts",
+        "services",
+        "services/status",
+    ];
+    let apps = [
+        "controllerrevisions",
+        "daemonsets",
+        "daemonsets/status",
+        "deployments",
+        "deployments/scale",
+        "deployments/status",
+        "replicasets",
+        "replicasets/scale",
+        "replicasets/status",
+        "statefulsets",
+        "statefulsets/scale",
+        "statefulsets/status",
+    ];
     let others = |verbs: &[&str]| {
         json!([
             {"apiGroups": ["apps"], "resources": apps, "verbs": verbs},
@@ -134,7 +163,10 @@ fn rbac() -> Vec<(&'static str, Value)> {
         }
         rules
     };
-    let view = join(json!([{"apiGroups": [""], "resources": core, "verbs": read}, {"apiGroups": [""], "resources": ["namespaces"], "verbs": read}]), others(&read));
+    let view = join(
+        json!([{"apiGroups": [""], "resources": core, "verbs": read}, {"apiGroups": [""], "resources": ["namespaces"], "verbs": read}]),
+        others(&read),
+    );
     let edit = join(
         json!([
             {"apiGroups": [""], "resources": core, "verbs": all},
@@ -144,18 +176,30 @@ fn rbac() -> Vec<(&'static str, Value)> {
         ]),
         others(&all),
     );
-    let admin = join(edit.clone(), json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": all}]));
+    let admin = join(
+        edit.clone(),
+        json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": all}]),
+    );
     vec![
-        role("cluster-admin", json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}])),
+        role(
+            "cluster-admin",
+            json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]),
+        ),
         role("admin", admin),
         role("edit", edit),
         role("view", view),
-        role("system:discovery", json!([{"nonResourceURLs": ["/", "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*",
-            "/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"]}])),
-        role("system:basic-user", json!([
-            {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
-            {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
-        ])),
+        role(
+            "system:discovery",
+            json!([{"nonResourceURLs": ["/", "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*",
+            "/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"]}]),
+        ),
+        role(
+            "system:basic-user",
+            json!([
+                {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
+                {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
+            ]),
+        ),
         bind("cluster-admin", "cluster-admin", "system:masters"),
         bind("system:discovery", "system:discovery", "system:authenticated"),
         bind("system:basic-user", "system:basic-user", "system:authenticated"),

@@ -4,8 +4,8 @@
 //! serves the subresource; the body is bounded. Limits: those of the parts. Lives as long as the request.
 
 use crate::auth::User;
-use crate::protobuf;
 use crate::http::Form;
+use crate::protobuf;
 use crate::state::Api;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -76,7 +76,10 @@ pub(crate) fn decode(body: &[u8], content_type: &str) -> Result<Value, ApiError>
     }
     if media.ends_with("yaml") {
         let text = std::str::from_utf8(body).map_err(|_| ApiError::BadRequest("the body is not UTF-8".into()))?;
-        return serde_saphyr::from_str(text).map_err(|e| ApiError::BadRequest(format!("error decoding YAML: {e}")));
+        // `y`, `no` and `on` are strings, as in YAML 1.2.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        return serde_saphyr::from_str_with_options(text, options)
+            .map_err(|e| ApiError::BadRequest(format!("error decoding YAML: {e}")));
     }
     serde_json::from_slice(body).map_err(|e| ApiError::BadRequest(format!("error decoding JSON: {e}")))
 }

@@ -15,8 +15,8 @@ use crate::services::{Allocator, Cidr};
 use crate::snapshots::Snapshots;
 use crate::state::{Api, MAX_REQUESTS, MAX_WATCHERS};
 use crate::storage::Storage;
-use skerry_apimachinery::{RING_EVENTS, Registry};
 use serde::Deserialize;
+use skerry_apimachinery::{RING_EVENTS, Registry};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -80,16 +80,18 @@ impl Config {
     /// # Errors
     /// [`ServerError`] says what is wrong and what to do.
     pub async fn build(self) -> Result<ApiServer, ServerError> {
-        let cidr = Cidr::parse(&self.service_cidr)
-            .ok_or_else(|| ServerError::Config(format!("service CIDR {} is not an IPv4 range from /8 to /30", self.service_cidr)))?;
+        let cidr = Cidr::parse(&self.service_cidr).ok_or_else(|| {
+            ServerError::Config(format!("service CIDR {} is not an IPv4 range from /8 to /30", self.service_cidr))
+        })?;
         make_private_dir(&self.data_dir)?;
         let pki = Arc::new(Pki::load(&self.data_dir.join("pki"))?);
         let (path, ring) = (self.data_dir.join("objects.db"), self.ring_events);
         let storage = tokio::task::spawn_blocking(move || Storage::open(&path, ring))
             .await
             .map_err(|error| ServerError::Config(format!("opening the database failed: {error}")))??;
-        let listener =
-            TcpListener::bind(self.listen).await.map_err(|source| ServerError::Listen { address: self.listen, source })?;
+        let listener = TcpListener::bind(self.listen)
+            .await
+            .map_err(|source| ServerError::Listen { address: self.listen, source })?;
         let address = listener.local_addr().map_err(|source| ServerError::Listen { address: self.listen, source })?;
         let (private, public) = pki.signing_pems();
         let tokens = Tokens::new(ISSUER, KEY_ID, &private, &public)
@@ -122,8 +124,13 @@ impl Config {
 
 fn serving_names(advertise: &[String], address: SocketAddr, cidr: Cidr) -> Vec<String> {
     let mut names: Vec<String> = [
-        "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-        "127.0.0.1", "::1",
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "127.0.0.1",
+        "::1",
     ]
     .map(str::to_owned)
     .into();

@@ -36,7 +36,11 @@ impl Metrics {
             r.register("denied", "Requests that no rule allows", metrics.denied.clone());
             r.register("unauthenticated", "Requests without a good credential", metrics.unauthenticated.clone());
             r.register("watchers", "Open watches", metrics.watchers.clone());
-            r.register("watchers_expired", "Watches ended because they were too slow", metrics.watchers_expired.clone());
+            r.register(
+                "watchers_expired",
+                "Watches ended because they were too slow",
+                metrics.watchers_expired.clone(),
+            );
             r.register("connections", "Open connections", metrics.connections.clone());
             r.register("handshakes_failed", "TLS handshakes that failed", metrics.handshakes_failed.clone());
         });

@@ -14,9 +14,11 @@ const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 
 /// `/openapi/v2`: an empty document, in protobuf or JSON.
 pub(crate) fn v2(headers: &HeaderMap) -> Response {
-    let wants_protobuf = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.contains("protobuf"));
+    let wants_protobuf =
+        headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.contains("protobuf"));
     if !wants_protobuf {
-        let document = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1"}, "paths": {}, "definitions": {}});
+        let document =
+            json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1"}, "paths": {}, "definitions": {}});
         return crate::http::json_response(http::StatusCode::OK, &document);
     }
     // openapi.v2.Document: 1 swagger; 2 info {1 title, 2 version}; 8 paths {}.
@@ -68,5 +70,8 @@ fn operations(resource: &Resource) -> (String, Value) {
             "responses": {"200": {"description": "OK"}},
         })
     };
-    (path, json!({"patch": operation("patch"), "put": operation("put"), "get": operation("get"), "delete": operation("delete")}))
+    (
+        path,
+        json!({"patch": operation("patch"), "put": operation("put"), "get": operation("get"), "delete": operation("delete")}),
+    )
 }

@@ -47,7 +47,8 @@ impl Pki {
             let key = KeyPair::generate()?;
             let mut params = named("skerry-api-ca", &[]);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+            params.key_usages =
+                vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
             set_validity(&mut params, CA_LIFETIME);
             let certificate = params.self_signed(&key)?;
             Ok(certificate.pem() + &key.serialize_pem())

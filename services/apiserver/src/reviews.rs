@@ -49,7 +49,8 @@ fn user_info(user: &User) -> Value {
 }
 
 fn token_review(call: &Call, body: &Value) -> Value {
-    let audiences: Vec<String> = list_at(body, "/spec/audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    let audiences: Vec<String> =
+        list_at(body, "/spec/audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
     match call.api.tokens.verify(str_at(body, "/spec/token"), &call.api.storage, call.now, Some(&audiences)) {
         Ok(claims) => {
             let known: Vec<String> = if audiences.is_empty() {
@@ -72,7 +73,11 @@ fn token_review(call: &Call, body: &Value) -> Value {
 
 fn access(call: &Call, user: &User, body: &Value) -> Value {
     let wanted = if let Some(path) = body.pointer("/spec/nonResourceAttributes").filter(|v| !v.is_null()) {
-        Attributes { verb: str_at(path, "/verb").to_owned(), path: Some(str_at(path, "/path").to_owned()), ..Attributes::default() }
+        Attributes {
+            verb: str_at(path, "/verb").to_owned(),
+            path: Some(str_at(path, "/path").to_owned()),
+            ..Attributes::default()
+        }
     } else {
         let text = |field: &str| str_at(body, &format!("/spec/resourceAttributes/{field}")).to_owned();
         Attributes {

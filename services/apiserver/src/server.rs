@@ -58,7 +58,12 @@ impl std::fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
-    pub(crate) fn new(api: Arc<Api>, serving: Arc<Serving>, listener: TcpListener, address: SocketAddr) -> Result<Self, ServerError> {
+    pub(crate) fn new(
+        api: Arc<Api>,
+        serving: Arc<Serving>,
+        listener: TcpListener,
+        address: SocketAddr,
+    ) -> Result<Self, ServerError> {
         let tls_error = |why: String| ServerError::Pki { file: "ca.pem".into(), why };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
@@ -90,6 +95,12 @@ impl ApiServer {
     /// A router for callers in the same process with this identity.
     pub fn router_as(&self, user: User) -> Router {
         http::router(self.api.clone()).layer(axum::Extension(user))
+    }
+
+    /// A router that takes the identity from the request alone, as the listener does for a connection
+    /// without a certificate.
+    pub fn anonymous_router(&self) -> Router {
+        http::router(self.api.clone())
     }
 
     /// The certificate of the CA that signs serving and client certificates, as PEM.
@@ -162,7 +173,12 @@ impl ApiServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let connection = Connection { api: self.api.clone(), tls: self.tls.clone(), router: router.clone(), stop: stop.clone() };
+                    let connection = Connection {
+                        api: self.api.clone(),
+                        tls: self.tls.clone(),
+                        router: router.clone(),
+                        stop: stop.clone(),
+                    };
                     tokio::spawn(async move {
                         connection.serve(stream).await;
                         drop(permit);

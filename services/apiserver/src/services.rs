@@ -4,9 +4,9 @@
 //! time; the first address of the range is that of `default/kubernetes`.
 //! Limits: the size of the service CIDR; [`NODE_PORTS`]. Rebuilt from the stored Services at start.
 
+use serde_json::Value;
 use skerry_apimachinery::FieldError;
 use skerry_apimachinery::json::{int_at, list_at, str_at};
-use serde_json::Value;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -64,7 +64,10 @@ pub(crate) struct Taken {
 
 fn held(service: &Value) -> Taken {
     let addresses = str_at(service, "/spec/clusterIP").parse().into_iter().collect();
-    let ports = list_at(service, "/spec/ports").iter().filter_map(|p| u16::try_from(int_at(p, "/nodePort")?).ok()).filter(|p| *p > 0);
+    let ports = list_at(service, "/spec/ports")
+        .iter()
+        .filter_map(|p| u16::try_from(int_at(p, "/nodePort")?).ok())
+        .filter(|p| *p > 0);
     Taken { addresses, ports: ports.collect() }
 }
 
@@ -117,7 +120,13 @@ impl Allocator {
         result.map(|()| taken)
     }
 
-    fn fill_inner(&self, service: &mut Value, old: Option<&Value>, kind: &str, taken: &mut Taken) -> Result<(), FieldError> {
+    fn fill_inner(
+        &self,
+        service: &mut Value,
+        old: Option<&Value>,
+        kind: &str,
+        taken: &mut Taken,
+    ) -> Result<(), FieldError> {
         let before = old.map(held).unwrap_or_default();
         let mut used = self.lock();
         if kind != "ExternalName" {
@@ -130,13 +139,27 @@ impl Allocator {
                 text => match text.parse::<Ipv4Addr>() {
                     Ok(ip) if before.addresses.contains(&ip) => None,
                     Ok(ip) if !self.cidr.contains(ip) => {
-                        return Err(FieldError::invalid("spec.clusterIP", text, "the provided IP is not in the valid range"));
+                        return Err(FieldError::invalid(
+                            "spec.clusterIP",
+                            text,
+                            "the provided IP is not in the valid range",
+                        ));
                     }
                     Ok(ip) if used.addresses.contains(&ip) => {
-                        return Err(FieldError::invalid("spec.clusterIP", text, "failed to allocate IP: provided IP is already allocated"));
+                        return Err(FieldError::invalid(
+                            "spec.clusterIP",
+                            text,
+                            "failed to allocate IP: provided IP is already allocated",
+                        ));
                     }
                     Ok(ip) => Some(ip),
-                    Err(_) => return Err(FieldError::invalid("spec.clusterIP", text, "must be a valid IP address, 'None', or empty")),
+                    Err(_) => {
+                        return Err(FieldError::invalid(
+                            "spec.clusterIP",
+                            text,
+                            "must be a valid IP address, 'None', or empty",
+                        ));
+                    }
                 },
             };
             let text = address.map_or(wanted, |ip| ip.to_string());
@@ -155,9 +178,15 @@ impl Allocator {
                 let chosen = match int_at(port, "/nodePort").and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) {
                     Some(n) if before.ports.contains(&n) => continue,
                     Some(n) if !NODE_PORTS.contains(&n) => {
-                        return Err(FieldError::invalid(field, n, "provided port is not in the valid range. The range of valid ports is 30000-32767"));
+                        return Err(FieldError::invalid(
+                            field,
+                            n,
+                            "provided port is not in the valid range. The range of valid ports is 30000-32767",
+                        ));
                     }
-                    Some(n) if used.ports.contains(&n) => return Err(FieldError::invalid(field, n, "provided port is already allocated")),
+                    Some(n) if used.ports.contains(&n) => {
+                        return Err(FieldError::invalid(field, n, "provided port is already allocated"));
+                    }
                     Some(n) => n,
                     None => NODE_PORTS
                         .clone()
@@ -179,7 +208,11 @@ impl Allocator {
         let reserved = (size / 16).clamp(2, 256);
         let all = (0..size).map(|i| start.wrapping_add(i) % size);
         let usable = |n: &u32| *n > 1 && *n < size - 1 && !used.addresses.contains(&self.cidr.nth(*n));
-        all.clone().filter(|n| *n >= reserved).find(usable).or_else(|| all.into_iter().find(usable)).map(|n| self.cidr.nth(n))
+        all.clone()
+            .filter(|n| *n >= reserved)
+            .find(usable)
+            .or_else(|| all.into_iter().find(usable))
+            .map(|n| self.cidr.nth(n))
     }
 }
 

@@ -57,7 +57,8 @@ impl Snapshots {
         let expired = || {
             ApiError::Expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.".into())
         };
-        let (id, offset) = Self::parse(token).ok_or_else(|| ApiError::BadRequest("continue key is not valid".into()))?;
+        let (id, offset) =
+            Self::parse(token).ok_or_else(|| ApiError::BadRequest("continue key is not valid".into()))?;
         let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.iter().find(|slot| slot.id == id && slot.made.elapsed() < LIFETIME).ok_or_else(expired)?;
         if slot.kept.question != question {

@@ -7,8 +7,8 @@
 use crate::auth::{Rbac, Tokens};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
-use crate::snapshots::Snapshots;
 use crate::services::Allocator;
+use crate::snapshots::Snapshots;
 use crate::storage::{Storage, WriteError};
 use serde_json::Value;
 use skerry_apimachinery::{ApiError, Entry, Filter, Registry, Resource};
@@ -79,7 +79,8 @@ pub(crate) fn write_error(error: WriteError, resource: &Resource, name: &str) ->
         WriteError::Missing => ApiError::NotFound(about),
         WriteError::Changed => ApiError::Conflict {
             about,
-            message: "the object has been modified; please apply your changes to the latest version and try again".into(),
+            message: "the object has been modified; please apply your changes to the latest version and try again"
+                .into(),
         },
         WriteError::Full => ApiError::Unavailable("the disk of the API server is full; nothing was changed".into()),
         WriteError::Failed(why) => ApiError::Internal(why),

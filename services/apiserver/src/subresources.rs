@@ -140,7 +140,12 @@ async fn token(call: &Call) -> Result<Reply, ApiError> {
     let account = call.entry()?;
     let namespace = call.path.namespace.clone();
     let bad = |field: &str, value: Value, why: &str| {
-        ApiError::invalid("authentication.k8s.io", "TokenRequest", &call.path.name, vec![FieldError::invalid(field, value, why)])
+        ApiError::invalid(
+            "authentication.k8s.io",
+            "TokenRequest",
+            &call.path.name,
+            vec![FieldError::invalid(field, value, why)],
+        )
     };
     let lifetime = int_at(&body, "/spec/expirationSeconds").unwrap_or(DEFAULT_LIFETIME);
     if lifetime < crate::auth::MIN_LIFETIME {
@@ -163,7 +168,9 @@ async fn token(call: &Call) -> Result<Reply, ApiError> {
         let about = About::new("", plural, name);
         let entry = call.api.storage.get(storage, &namespace, name).ok_or_else(|| ApiError::NotFound(about.clone()))?;
         if !uid.is_empty() && uid != &*entry.uid {
-            let message = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let message = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(ApiError::Conflict { about, message });
         }
         let bound = crate::auth::Bound { name: name.to_owned(), uid: entry.uid.to_string() };
@@ -171,12 +178,14 @@ async fn token(call: &Call) -> Result<Reply, ApiError> {
             let pod = entry.value();
             if str_at(&pod, "/spec/serviceAccountName") != call.path.name {
                 return Err(ApiError::BadRequest(format!(
-                    "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.", call.path.name
+                    "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+                    call.path.name
                 )));
             }
             let node = str_at(&pod, "/spec/nodeName");
             if let Some(node) = call.api.storage.get("/nodes", "", node) {
-                kubernetes.node = Some(crate::auth::Bound { name: node.key.name.to_string(), uid: node.uid.to_string() });
+                kubernetes.node =
+                    Some(crate::auth::Bound { name: node.key.name.to_string(), uid: node.uid.to_string() });
             }
             kubernetes.pod = Some(bound);
         } else {
@@ -185,7 +194,8 @@ async fn token(call: &Call) -> Result<Reply, ApiError> {
     }
     let audiences = list_at(&body, "/spec/audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
     let wanted = Wanted { audiences, lifetime, kubernetes, id: uuid::Uuid::new_v4().to_string() };
-    let audiences = if wanted.audiences.is_empty() { vec![call.api.tokens.issuer().to_owned()] } else { wanted.audiences.clone() };
+    let audiences =
+        if wanted.audiences.is_empty() { vec![call.api.tokens.issuer().to_owned()] } else { wanted.audiences.clone() };
     let (token, expires) = call.api.tokens.issue(wanted, call.now)?;
     let map = skerry_apimachinery::json::as_map(&mut body);
     map.insert("kind".into(), "TokenRequest".into());
@@ -194,6 +204,11 @@ async fn token(call: &Call) -> Result<Reply, ApiError> {
     skerry_apimachinery::json::set(&mut body, &["metadata"], "namespace", namespace);
     skerry_apimachinery::json::set(&mut body, &["spec"], "audiences", audiences);
     skerry_apimachinery::json::set(&mut body, &["spec"], "expirationSeconds", lifetime);
-    skerry_apimachinery::json::set(&mut body, &[], "status", json!({"token": token, "expirationTimestamp": meta::time(expires)}));
+    skerry_apimachinery::json::set(
+        &mut body,
+        &[],
+        "status",
+        json!({"token": token, "expirationTimestamp": meta::time(expires)}),
+    );
     Ok(created(body))
 }

@@ -1,5 +1,5 @@
 //! kube-rs against the in-process router: what the controllers use.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -7,13 +7,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
-use skerry_apiserver::{ApiServer, Config};
 
-async fn server(dir: &std::path::Path) -> ApiServer {
-    let mut config = Config::new(dir);
-    config.listen = ([127, 0, 0, 1], 0).into();
-    config.build().await.unwrap()
-}
+mod support;
 
 fn pod(name: &str) -> Pod {
     serde_json::from_value(json!({
@@ -26,7 +21,7 @@ fn pod(name: &str) -> Pod {
 #[tokio::test]
 async fn a_pod_is_created_bound_and_deleted_gracefully() {
     let dir = tempfile::tempdir().unwrap();
-    let server = server(dir.path()).await;
+    let server = support::build(dir.path()).await;
     let client = Client::new(server.router(), "default");
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let created = pods.create(&PostParams::default(), &pod("web")).await.unwrap();
@@ -39,7 +34,8 @@ async fn a_pod_is_created_bound_and_deleted_gracefully() {
     assert!(pods.create(&PostParams::default(), &pod("web")).await.is_err());
 
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"}, "target": {"kind": "Node", "name": "n1"}});
-    let _: serde_json::Value = pods.create_subresource("binding", "web", &PostParams::default(), &binding).await.unwrap();
+    let _: serde_json::Value =
+        pods.create_subresource("binding", "web", &PostParams::default(), &binding).await.unwrap();
     let found = pods.list(&ListParams::default().fields("spec.nodeName=n1")).await.unwrap();
     assert_eq!(found.items.len(), 1);
 
@@ -57,12 +53,13 @@ async fn a_pod_is_created_bound_and_deleted_gracefully() {
 #[tokio::test]
 async fn a_watch_sees_every_change_and_resumes() {
     let dir = tempfile::tempdir().unwrap();
-    let server = server(dir.path()).await;
+    let server = support::build(dir.path()).await;
     let client = Client::new(server.router(), "default");
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
     let version = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
     let map = |value: &str| -> ConfigMap {
-        serde_json::from_value(json!({"metadata": {"name": "c", "labels": {"v": value}}, "data": {"v": value}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "c", "labels": {"v": value}}, "data": {"v": value}}))
+            .unwrap()
     };
     maps.create(&PostParams::default(), &map("1")).await.unwrap();
     maps.replace("c", &PostParams::default(), &map("2")).await.unwrap();
@@ -81,14 +78,15 @@ async fn a_watch_sees_every_change_and_resumes() {
         .collect()
         .await;
     assert_eq!(kinds, ["added", "modified", "deleted", "bookmark"]);
-    let labelled = maps.watch(&WatchParams::default().timeout(1).labels("v=2").disable_bookmarks(), &version).await.unwrap();
+    let labelled =
+        maps.watch(&WatchParams::default().timeout(1).labels("v=2").disable_bookmarks(), &version).await.unwrap();
     assert_eq!(labelled.count().await, 2);
 }
 
 #[tokio::test]
 async fn server_side_apply_and_patches() {
     let dir = tempfile::tempdir().unwrap();
-    let server = server(dir.path()).await;
+    let server = support::build(dir.path()).await;
     let client = Client::new(server.router(), "default");
     let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
     let config = json!({
@@ -116,11 +114,13 @@ async fn server_side_apply_and_patches() {
 #[tokio::test]
 async fn services_namespaces_and_nodes() {
     let dir = tempfile::tempdir().unwrap();
-    let server = server(dir.path()).await;
+    let server = support::build(dir.path()).await;
     let client = Client::new(server.router(), "default");
     let services: Api<Service> = Api::default_namespaced(client.clone());
-    let service: Service =
-        serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}})).unwrap();
+    let service: Service = serde_json::from_value(
+        json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}),
+    )
+    .unwrap();
     let created = services.create(&PostParams::default(), &service).await.unwrap();
     let ip = created.spec.unwrap().cluster_ip.unwrap();
     assert!(ip.starts_with("10.96."));
@@ -137,7 +137,8 @@ async fn services_namespaces_and_nodes() {
     assert!(pods.create(&PostParams::default(), &pod("q")).await.is_err());
 
     let nodes: Api<Node> = Api::all(client);
-    let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1"}, "status": {"capacity": {"cpu": "4"}}})).unwrap();
+    let node: Node =
+        serde_json::from_value(json!({"metadata": {"name": "n1"}, "status": {"capacity": {"cpu": "4"}}})).unwrap();
     assert!(nodes.create(&PostParams::default(), &node).await.unwrap().status.unwrap().capacity.is_some());
     let cordon = json!({"spec": {"unschedulable": true}});
     nodes.patch("n1", &PatchParams::default(), &Patch::Merge(cordon)).await.unwrap();

@@ -39,8 +39,9 @@ struct Rule {
 
 impl Rule {
     fn new(value: &Value) -> Self {
-        let strings =
-            |pointer: &str| list_at(value, pointer).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>();
+        let strings = |pointer: &str| {
+            list_at(value, pointer).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
         Self {
             verbs: strings("/verbs"),
             groups: strings("/apiGroups"),
@@ -151,11 +152,14 @@ impl Rbac {
         let [cluster_roles, roles, cluster_bindings, bindings] =
             caches.map(|c| c.snapshot(&Filter::default()).entries.iter().map(|e| e.value()).collect::<Vec<Value>>());
         let rules = |role: &Value| list_at(role, "/rules").iter().map(Rule::new).collect::<Arc<[Rule]>>();
-        let key = |role: &Value| (str_at(role, "/metadata/namespace").to_owned(), str_at(role, "/metadata/name").to_owned());
-        let known: HashMap<(String, String), Arc<[Rule]>> = cluster_roles.iter().chain(&roles).map(|r| (key(r), rules(r))).collect();
+        let key =
+            |role: &Value| (str_at(role, "/metadata/namespace").to_owned(), str_at(role, "/metadata/name").to_owned());
+        let known: HashMap<(String, String), Arc<[Rule]>> =
+            cluster_roles.iter().chain(&roles).map(|r| (key(r), rules(r))).collect();
         let bindings = cluster_bindings.iter().chain(&bindings).filter_map(|binding| {
             let namespace = str_at(binding, "/metadata/namespace").to_owned();
-            let role_namespace = if str_at(binding, "/roleRef/kind") == "Role" { namespace.clone() } else { String::new() };
+            let role_namespace =
+                if str_at(binding, "/roleRef/kind") == "Role" { namespace.clone() } else { String::new() };
             let rules = known.get(&(role_namespace, str_at(binding, "/roleRef/name").to_owned()))?.clone();
             let subjects = list_at(binding, "/subjects").iter().filter_map(|s| Subject::new(s, &namespace)).collect();
             Some(Binding { namespace, subjects, rules })
@@ -175,9 +179,10 @@ impl Rbac {
             return Vec::new();
         }
         let index = self.current(storage);
-        let mine = index.bindings.iter().filter(|b| {
-            (b.namespace.is_empty() || b.namespace == namespace) && b.subjects.iter().any(|s| s.is(user))
-        });
+        let mine = index
+            .bindings
+            .iter()
+            .filter(|b| (b.namespace.is_empty() || b.namespace == namespace) && b.subjects.iter().any(|s| s.is(user)));
         mine.flat_map(|b| b.rules.iter().cloned()).collect()
     }
 }
@@ -186,9 +191,7 @@ impl Rbac {
 pub(crate) fn rules_of(rbac: &Rbac, user: &User, namespace: &str, storage: &Storage) -> Value {
     let (urls, resources): (Vec<Rule>, Vec<Rule>) =
         rbac.rules_for(user, namespace, storage).into_iter().partition(|r| !r.urls.is_empty());
-    let resource = |r: &Rule| {
-        serde_json::json!({"verbs": r.verbs, "apiGroups": r.groups, "resources": r.resources, "resourceNames": r.names})
-    };
+    let resource = |r: &Rule| serde_json::json!({"verbs": r.verbs, "apiGroups": r.groups, "resources": r.resources, "resourceNames": r.names});
     serde_json::json!({
         "incomplete": false,
         "resourceRules": resources.iter().map(resource).collect::<Vec<_>>(),

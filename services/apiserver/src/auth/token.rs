@@ -55,7 +55,8 @@ pub(crate) struct Claims {
 impl Claims {
     /// The identity.
     pub(crate) fn user(&self) -> User {
-        let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", self.kubernetes.namespace)];
+        let groups =
+            ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", self.kubernetes.namespace)];
         let mut user = User::new(&self.sub, &groups.each_ref().map(String::as_str));
         user.uid.clone_from(&self.kubernetes.serviceaccount.uid);
         user
@@ -100,7 +101,10 @@ impl Tokens {
         let expires = issued + wanted.lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME);
         let claims = Claims {
             iss: self.issuer.clone(),
-            sub: format!("system:serviceaccount:{}:{}", wanted.kubernetes.namespace, wanted.kubernetes.serviceaccount.name),
+            sub: format!(
+                "system:serviceaccount:{}:{}",
+                wanted.kubernetes.namespace, wanted.kubernetes.serviceaccount.name
+            ),
             aud: if wanted.audiences.is_empty() { vec![self.issuer.clone()] } else { wanted.audiences },
             exp: expires,
             iat: issued,
@@ -134,7 +138,8 @@ impl Tokens {
         // The times are checked below against the server's own clock.
         validation.validate_exp = false;
         validation.leeway = LEEWAY;
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map_err(|e| e.to_string())?.claims;
+        let claims =
+            jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map_err(|e| e.to_string())?.claims;
         let (now, leeway) = (now.as_second(), LEEWAY.cast_signed());
         if claims.exp + leeway < now {
             return Err("service account token has expired".into());

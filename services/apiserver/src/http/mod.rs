@@ -26,6 +26,9 @@ use reply::{error_response, reply_response};
 use skerry_apimachinery::{About, ApiError, ApiPath, Query, ResourcePath, parse_path};
 use std::sync::Arc;
 
+/// Groups of one impersonated identity.
+const MAX_IMPERSONATED_GROUPS: usize = 64;
+
 /// The router over all paths; callers are identified by the request (extension or token).
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new().fallback(handle).with_state(api)
@@ -65,6 +68,7 @@ async fn answer(api: &Arc<Api>, request: Request, verb: &mut &'static str) -> Re
             return Err(other.err().unwrap_or_else(|| ApiError::Unauthorized("Unauthorized".into())));
         }
     };
+    let user = impersonated(api, user, request.headers())?;
     match path {
         ApiPath::Other(segments) => {
             *verb = "get";
@@ -79,6 +83,42 @@ async fn answer(api: &Arc<Api>, request: Request, verb: &mut &'static str) -> Re
         }
         ApiPath::Resource(path) => resource(api, request, path, user, now, verb).await,
     }
+}
+
+/// The identity that `Impersonate-*` headers ask for, if the caller may act as it.
+fn impersonated(api: &Api, user: User, headers: &HeaderMap) -> Result<User, ApiError> {
+    let all = |name: &str| headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).take(MAX_IMPERSONATED_GROUPS);
+    let Some(name) = all("impersonate-user").next() else {
+        if all("impersonate-group").next().is_some() || all("impersonate-uid").next().is_some() {
+            return Err(ApiError::BadRequest("requested to impersonate without impersonating a user".into()));
+        }
+        return Ok(user);
+    };
+    let groups: Vec<&str> = all("impersonate-group").collect();
+    let may = |resource: &str, namespace: &str, name: &str| {
+        let wanted = Attributes {
+            verb: "impersonate".into(),
+            resource: resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Attributes::default()
+        };
+        authorize(api, &user, &wanted)
+    };
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let mut implied = Vec::new();
+    match account {
+        Some((namespace, account)) => {
+            may("serviceaccounts", namespace, account)?;
+            implied = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        }
+        None => may("users", "", name)?,
+    }
+    for group in &groups {
+        may("groups", "", group)?;
+    }
+    let groups: Vec<&str> = if groups.is_empty() { implied.iter().map(String::as_str).collect() } else { groups };
+    Ok(User::new(name, &groups))
 }
 
 fn verb_of(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static str, ApiError> {
@@ -123,7 +163,9 @@ async fn resource(
         return Err(ApiError::NoSuchPath);
     }
     if resource.namespaced && path.namespace.is_empty() && (!path.name.is_empty() || *verb == "create") {
-        return Err(ApiError::BadRequest("an empty namespace may not be set when a resource name is provided or during creation".into()));
+        return Err(ApiError::BadRequest(
+            "an empty namespace may not be set when a resource name is provided or during creation".into(),
+        ));
     }
     if !resource.namespaced && !path.namespace.is_empty() {
         return Err(ApiError::NoSuchPath);
@@ -131,7 +173,10 @@ async fn resource(
     let permit = if *verb == "watch" {
         None
     } else {
-        let busy = || ApiError::TooManyRequests { message: "too many requests, please try again later.".into(), retry_after: 1 };
+        let busy = || ApiError::TooManyRequests {
+            message: "too many requests, please try again later.".into(),
+            retry_after: 1,
+        };
         Some(api.requests.clone().try_acquire_owned().map_err(|_| busy())?)
     };
     let form = negotiate::form(request.headers())?;
@@ -200,7 +245,10 @@ fn authorize(api: &Api, user: &User, wanted: &Attributes) -> Result<(), ApiError
             } else {
                 format!("in the namespace \"{}\"", wanted.namespace)
             };
-            format!("User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {scope}", user.name, wanted.verb, wanted.group)
+            format!(
+                "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {scope}",
+                user.name, wanted.verb, wanted.group
+            )
         }
     };
     Err(ApiError::Forbidden { about: About::new(&wanted.group, &wanted.resource, &wanted.name), message })
@@ -209,7 +257,11 @@ fn authorize(api: &Api, user: &User, wanted: &Attributes) -> Result<(), ApiError
 async fn read_body(body: Body) -> Result<bytes::Bytes, ApiError> {
     axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| {
         let too_long = std::error::Error::source(&error).is_some_and(|s| s.is::<http_body_util::LengthLimitError>());
-        if too_long { ApiError::TooLarge(MAX_BODY) } else { ApiError::BadRequest("the body of the request could not be read".into()) }
+        if too_long {
+            ApiError::TooLarge(MAX_BODY)
+        } else {
+            ApiError::BadRequest("the body of the request could not be read".into())
+        }
     })
 }
 

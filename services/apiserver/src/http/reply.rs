@@ -110,7 +110,8 @@ fn list_response(call: &Call, list: List) -> Response {
     let resource = call.resource.clone();
     match call.form {
         Form::Table => {
-            let row = |entry: &Arc<Entry>| table_row(&resource, &view::value(&resource, entry), &call.include, call.now);
+            let row =
+                |entry: &Arc<Entry>| table_row(&resource, &view::value(&resource, entry), &call.include, call.now);
             let rows = list.entries.iter().map(row).collect();
             json_response(StatusCode::OK, &table(&resource, rows, meta, true))
         }
@@ -138,7 +139,8 @@ fn list_response(call: &Call, list: List) -> Response {
                 }
                 out.freeze()
             };
-            let parts = std::iter::once(Bytes::from(head)).chain((0..chunks).map(chunk)).chain([Bytes::from_static(b"]}")]);
+            let parts =
+                std::iter::once(Bytes::from(head)).chain((0..chunks).map(chunk)).chain([Bytes::from_static(b"]}")]);
             respond(StatusCode::OK, Body::from_stream(stream::iter(parts.map(Ok::<_, std::convert::Infallible>))))
         }
     }

@@ -37,9 +37,15 @@ pub(super) fn validate(object: &Value, errors: &mut Vec<FieldError>) {
     let (group, plural) = (str_at(object, "/spec/group"), str_at(object, "/spec/names/plural"));
     let expected = format!("{plural}.{group}");
     if meta::name(object) != expected {
-        errors.push(FieldError::invalid("metadata.name", meta::name(object), format!("must be spec.names.plural+\".\"+spec.group ({expected})")));
+        errors.push(FieldError::invalid(
+            "metadata.name",
+            meta::name(object),
+            format!("must be spec.names.plural+\".\"+spec.group ({expected})"),
+        ));
     }
-    for (field, value) in [("spec.group", group), ("spec.names.plural", plural), ("spec.names.kind", str_at(object, "/spec/names/kind"))] {
+    for (field, value) in
+        [("spec.group", group), ("spec.names.plural", plural), ("spec.names.kind", str_at(object, "/spec/names/kind"))]
+    {
         if value.is_empty() {
             errors.push(FieldError::required(field, ""));
         }
@@ -48,8 +54,13 @@ pub(super) fn validate(object: &Value, errors: &mut Vec<FieldError>) {
     if !["Cluster", "Namespaced"].contains(&scope) {
         errors.push(FieldError::not_supported("spec.scope", scope, &["Cluster", "Namespaced"]));
     }
-    let stored = list_at(object, "/spec/versions").iter().filter(|v| v.get("storage") == Some(&Value::Bool(true))).count();
+    let stored =
+        list_at(object, "/spec/versions").iter().filter(|v| v.get("storage") == Some(&Value::Bool(true))).count();
     if stored != 1 {
-        errors.push(FieldError::invalid("spec.versions", stored, "must have exactly one version marked as storage version"));
+        errors.push(FieldError::invalid(
+            "spec.versions",
+            stored,
+            "must have exactly one version marked as storage version",
+        ));
     }
 }

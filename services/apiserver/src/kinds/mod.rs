@@ -84,10 +84,16 @@ pub(crate) fn validate(storage: &str, object: &Value, old: Option<(&Value, &str)
             if let Some(old) = before
                 && old.get("roleRef") != object.get("roleRef")
             {
-                errors.push(FieldError::invalid("roleRef", object.get("roleRef").cloned().unwrap_or_default(), "cannot change roleRef"));
+                errors.push(FieldError::invalid(
+                    "roleRef",
+                    object.get("roleRef").cloned().unwrap_or_default(),
+                    "cannot change roleRef",
+                ));
             }
         }
-        _ if storage.starts_with("apps/") || storage.starts_with("batch/") => workload::validate(storage, object, before, errors),
+        _ if storage.starts_with("apps/") || storage.starts_with("batch/") => {
+            workload::validate(storage, object, before, errors)
+        }
         _ => {}
     }
 }
@@ -161,7 +167,9 @@ fn node(object: &Value, errors: &mut Vec<FieldError>) {
         }
         if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
             errors.push(FieldError::not_supported(
-                format!("spec.taints[{index}].effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+                format!("spec.taints[{index}].effect"),
+                effect,
+                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
             ));
         }
     }

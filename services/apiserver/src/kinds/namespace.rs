@@ -23,7 +23,8 @@ pub(super) fn defaults(object: &mut Value) {
 
 /// The objects that are created together with a namespace.
 pub(crate) fn companions(namespace: &str, ca_pem: &str, now: Timestamp) -> Vec<Op> {
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
     let bundle = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "kube-root-ca.crt", "namespace": namespace,

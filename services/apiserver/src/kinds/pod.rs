@@ -68,7 +68,8 @@ pub(crate) async fn admit(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
 }
 
 fn mount_token(spec: &mut Map<String, Value>) {
-    let volume = format!("kube-api-access-{}", meta::generate_name("", |n| usize::from(rand::random::<u16>()) % n.max(1)));
+    let volume =
+        format!("kube-api-access-{}", meta::generate_name("", |n| usize::from(rand::random::<u16>()) % n.max(1)));
     let mount = json!({"name": volume, "mountPath": TOKEN_MOUNT, "readOnly": true});
     let mut used = false;
     for field in ["initContainers", "containers"] {
@@ -129,7 +130,9 @@ pub(crate) fn qos_class(pod: &Value) -> &'static str {
     let (mut any, mut all) = (false, true);
     let containers = list_at(pod, "/spec/containers").iter().chain(list_at(pod, "/spec/initContainers"));
     for container in containers {
-        let amount = |kind: &str, name: &str| map_at(container, &format!("/resources/{kind}")).and_then(|m| m.get(name)).cloned();
+        let amount = |kind: &str, name: &str| {
+            map_at(container, &format!("/resources/{kind}")).and_then(|m| m.get(name)).cloned()
+        };
         for name in ["cpu", "memory"] {
             let (request, limit) = (amount("requests", name), amount("limits", name));
             any |= request.is_some() || limit.is_some();
@@ -157,7 +160,8 @@ fn immutable(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     let old_spec = old.get("spec").cloned().unwrap_or_default();
     for field in ["containers", "initContainers"] {
         let before = list_at(&old_spec, &format!("/{field}")).to_vec();
-        for (index, container) in allowed.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+        for (index, container) in allowed.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
             if str_at(container, "/image").is_empty() {
                 errors.push(FieldError::required(format!("spec.{field}[{index}].image"), ""));
             }
@@ -168,7 +172,10 @@ fn immutable(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     }
     let (added, kept) = (list_at(&allowed, "/tolerations").to_vec(), list_at(&old_spec, "/tolerations"));
     if !kept.iter().all(|t| added.contains(t)) {
-        errors.push(FieldError::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
     }
     let map = as_map(&mut allowed);
     for field in ["tolerations", "activeDeadlineSeconds"] {
@@ -250,11 +257,19 @@ fn validate_container(container: &Value, at: &str, volumes: &HashSet<&str>, erro
     for (index, port) in list_at(container, "/ports").iter().enumerate() {
         let number = port.get("containerPort").and_then(Value::as_i64).unwrap_or(0);
         if !(1..=65_535).contains(&number) {
-            errors.push(FieldError::invalid(format!("{at}.ports[{index}].containerPort"), number, "must be between 1 and 65535, inclusive"));
+            errors.push(FieldError::invalid(
+                format!("{at}.ports[{index}].containerPort"),
+                number,
+                "must be between 1 and 65535, inclusive",
+            ));
         }
         let protocol = str_at(port, "/protocol");
         if !["TCP", "UDP", "SCTP"].contains(&protocol) {
-            errors.push(FieldError::not_supported(format!("{at}.ports[{index}].protocol"), protocol, &["SCTP", "TCP", "UDP"]));
+            errors.push(FieldError::not_supported(
+                format!("{at}.ports[{index}].protocol"),
+                protocol,
+                &["SCTP", "TCP", "UDP"],
+            ));
         }
     }
     for (index, variable) in list_at(container, "/env").iter().enumerate() {
@@ -262,11 +277,19 @@ fn validate_container(container: &Value, at: &str, volumes: &HashSet<&str>, erro
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.env[{index}].name"), ""));
         } else if name.contains('=') || name.chars().any(|c| c.is_control()) {
-            errors.push(FieldError::invalid(format!("{at}.env[{index}].name"), name, "a valid environment variable name must consist only of printable ASCII characters other than '='"));
+            errors.push(FieldError::invalid(
+                format!("{at}.env[{index}].name"),
+                name,
+                "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            ));
         }
         let text = variable.get("value").and_then(Value::as_str).is_some_and(|v| !v.is_empty());
         if text && variable.get("valueFrom").is_some_and(|v| !v.is_null()) {
-            errors.push(FieldError::invalid(format!("{at}.env[{index}].valueFrom"), "", "may not be specified when `value` is not empty"));
+            errors.push(FieldError::invalid(
+                format!("{at}.env[{index}].valueFrom"),
+                "",
+                "may not be specified when `value` is not empty",
+            ));
         }
     }
     let mut mounts = HashSet::new();
@@ -282,14 +305,22 @@ fn validate_container(container: &Value, at: &str, volumes: &HashSet<&str>, erro
         }
         let sub = str_at(mount, "/subPath");
         if sub.starts_with('/') || sub.split('/').any(|s| s == "..") {
-            errors.push(FieldError::invalid(format!("{at}.volumeMounts[{index}].subPath"), sub, "must be a relative path without '..'"));
+            errors.push(FieldError::invalid(
+                format!("{at}.volumeMounts[{index}].subPath"),
+                sub,
+                "must be a relative path without '..'",
+            ));
         }
     }
     for kind in ["requests", "limits"] {
         for (resource, amount) in map_at(container, &format!("/resources/{kind}")).into_iter().flatten() {
             let text = amount.as_str().unwrap_or("");
             if !is_quantity(text) {
-                errors.push(FieldError::invalid(format!("{at}.resources.{kind}[{resource}]"), text, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"));
+                errors.push(FieldError::invalid(
+                    format!("{at}.resources.{kind}[{resource}]"),
+                    text,
+                    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+                ));
             }
         }
     }
@@ -302,8 +333,10 @@ pub(crate) fn is_quantity(text: &str) -> bool {
     let (number, suffix) = digits.split_at(end);
     let exponent = |s: &str| s.strip_prefix(['e', 'E']).is_some_and(|e| e.parse::<i32>().is_ok());
     number.parse::<f64>().is_ok()
-        && (matches!(suffix, "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei")
-            || exponent(suffix))
+        && (matches!(
+            suffix,
+            "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
+        ) || exponent(suffix))
 }
 
 /// Binds a pod to a node; answers why not.
@@ -359,9 +392,17 @@ mod tests {
             validate(&new, Some((&old, "")), &mut errors);
             errors.len()
         };
-        assert_eq!(check(json!({"spec": {"containers": [{"name": "a", "image": "y"}], "tolerations": [{"key": "a"}, {"key": "b"}]}})), 0);
+        assert_eq!(
+            check(
+                json!({"spec": {"containers": [{"name": "a", "image": "y"}], "tolerations": [{"key": "a"}, {"key": "b"}]}})
+            ),
+            0
+        );
         assert_eq!(check(json!({"spec": {"containers": [{"name": "a", "image": "y"}], "tolerations": []}})), 1);
-        assert_eq!(check(json!({"spec": {"containers": [{"name": "b", "image": "x"}], "tolerations": [{"key": "a"}]}})), 1);
+        assert_eq!(
+            check(json!({"spec": {"containers": [{"name": "b", "image": "x"}], "tolerations": [{"key": "a"}]}})),
+            1
+        );
     }
 
     #[test]
@@ -371,7 +412,15 @@ mod tests {
         let mut errors = Vec::new();
         validate(&pod, None, &mut errors);
         let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
-        assert_eq!(fields, ["spec.restartPolicy", "spec.containers[0].name", "spec.containers[0].image",
-            "spec.containers[0].ports[0].containerPort", "spec.containers[0].volumeMounts[0].name"]);
+        assert_eq!(
+            fields,
+            [
+                "spec.restartPolicy",
+                "spec.containers[0].name",
+                "spec.containers[0].image",
+                "spec.containers[0].ports[0].containerPort",
+                "spec.containers[0].volumeMounts[0].name"
+            ]
+        );
     }
 }

@@ -16,7 +16,9 @@ pub(crate) fn pod_spec(spec: &mut Map<String, Value>) {
     default_to(spec, "schedulerName", "default-scheduler");
     default_to(spec, "securityContext", json!({}));
     // The deprecated name and the new one always agree.
-    let account = ["serviceAccountName", "serviceAccount"].iter().find_map(|f| spec.get(*f).and_then(Value::as_str).map(str::to_owned));
+    let account = ["serviceAccountName", "serviceAccount"]
+        .iter()
+        .find_map(|f| spec.get(*f).and_then(Value::as_str).map(str::to_owned));
     if let Some(account) = account.filter(|a| !a.is_empty()) {
         spec.insert("serviceAccountName".into(), account.clone().into());
         spec.insert("serviceAccount".into(), account.into());
@@ -56,7 +58,9 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(Value::Object(probe)) = container.get_mut(name) else { continue };
-        for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+        for (field, value) in
+            [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+        {
             default_to(probe, field, value);
         }
         http_get(probe);
@@ -105,7 +109,12 @@ fn volume(volume: &mut Map<String, Value>) {
     if volume.keys().all(|key| key == "name") {
         volume.insert("emptyDir".into(), json!({}));
     }
-    for (source, field) in [("configMap", "defaultMode"), ("secret", "defaultMode"), ("downwardAPI", "defaultMode"), ("projected", "defaultMode")] {
+    for (source, field) in [
+        ("configMap", "defaultMode"),
+        ("secret", "defaultMode"),
+        ("downwardAPI", "defaultMode"),
+        ("projected", "defaultMode"),
+    ] {
         if let Some(Value::Object(source)) = volume.get_mut(source) {
             default_to(source, field, FILE_MODE);
         }
@@ -145,8 +154,12 @@ mod tests {
     #[test]
     fn pull_policies() {
         for (image, policy) in [
-            ("busybox", "Always"), ("busybox:latest", "Always"), ("busybox:1.36", "IfNotPresent"),
-            ("localhost:5000/a/b", "Always"), ("localhost:5000/a/b:1", "IfNotPresent"), ("a@sha256:00", "IfNotPresent"),
+            ("busybox", "Always"),
+            ("busybox:latest", "Always"),
+            ("busybox:1.36", "IfNotPresent"),
+            ("localhost:5000/a/b", "Always"),
+            ("localhost:5000/a/b:1", "IfNotPresent"),
+            ("a@sha256:00", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");
         }

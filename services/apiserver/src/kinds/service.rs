@@ -75,7 +75,12 @@ pub(super) fn validate(service: &Value, old: Option<&Value>, errors: &mut Vec<Fi
     }
     if let Some(old) = old {
         let (before, after) = (str_at(old, "/spec/clusterIP"), str_at(service, "/spec/clusterIP"));
-        if !before.is_empty() && before != after && !after.is_empty() && str_at(old, "/spec/type") != "ExternalName" && kind != "ExternalName" {
+        if !before.is_empty()
+            && before != after
+            && !after.is_empty()
+            && str_at(old, "/spec/type") != "ExternalName"
+            && kind != "ExternalName"
+        {
             errors.push(FieldError::invalid("spec.clusterIPs[0]", after, "may not change once set"));
         }
     }
@@ -89,7 +94,8 @@ pub(crate) fn keep_address(new: &mut Value, old: &Value) {
     for field in ["clusterIP", "clusterIPs"] {
         if let Some(value) = old.pointer(&format!("/spec/{field}")) {
             let spec = map_mut(new, &["spec"]);
-            let empty = spec.get(field).is_none_or(|v| v.is_null() || v == "" || v.as_array().is_some_and(Vec::is_empty));
+            let empty =
+                spec.get(field).is_none_or(|v| v.is_null() || v == "" || v.as_array().is_some_and(Vec::is_empty));
             if empty {
                 spec.insert(field.to_owned(), value.clone());
             }

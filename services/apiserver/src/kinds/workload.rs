@@ -5,9 +5,9 @@
 use super::pod;
 use super::pod_defaults::pod_spec;
 use serde_json::{Map, Value, json};
+use skerry_apimachinery::FieldError;
 use skerry_apimachinery::json::{as_map, default_to, list_at, map_at, map_mut, set, str_at};
 use skerry_apimachinery::meta::{self, is_label_value, is_qualified_name};
-use skerry_apimachinery::FieldError;
 
 fn template(spec: &mut Map<String, Value>) {
     if let Some(Value::Object(template)) = spec.get_mut("template") {
@@ -58,7 +58,11 @@ pub(super) fn defaults(storage: &str, object: &mut Value) {
             default_to(spec, "revisionHistoryLimit", 10);
             default_to(spec, "podManagementPolicy", "OrderedReady");
             default_to(spec, "updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}));
-            default_to(spec, "persistentVolumeClaimRetentionPolicy", json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
+            default_to(
+                spec,
+                "persistentVolumeClaimRetentionPolicy",
+                json!({"whenDeleted": "Retain", "whenScaled": "Retain"}),
+            );
         }
         "batch/jobs" => {
             template(spec);
@@ -110,7 +114,10 @@ pub(super) fn validate(storage: &str, object: &Value, old: Option<&Value>, error
     let restart = str_at(object, "/spec/template/spec/restartPolicy");
     if storage == "batch/jobs" {
         if !["OnFailure", "Never"].contains(&restart) {
-            errors.push(FieldError::required("spec.template.spec.restartPolicy", "Required value: must be \"OnFailure\" or \"Never\""));
+            errors.push(FieldError::required(
+                "spec.template.spec.restartPolicy",
+                "Required value: must be \"OnFailure\" or \"Never\"",
+            ));
         }
         return;
     }
@@ -129,7 +136,11 @@ pub(super) fn validate(storage: &str, object: &Value, old: Option<&Value>, error
     }
     if !selects(selector, object) {
         let labels = object.pointer("/spec/template/metadata/labels").cloned().unwrap_or_else(|| json!({}));
-        errors.push(FieldError::invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`"));
+        errors.push(FieldError::invalid(
+            "spec.template.metadata.labels",
+            labels,
+            "`selector` does not match template `labels`",
+        ));
     }
     if let Some(old) = old
         && old.pointer("/spec/selector") != Some(selector)
@@ -139,8 +150,10 @@ pub(super) fn validate(storage: &str, object: &Value, old: Option<&Value>, error
 }
 
 fn selects(selector: &Value, object: &Value) -> bool {
-    let label = |key: &str| map_at(object, "/spec/template/metadata/labels").and_then(|m| m.get(key)).and_then(Value::as_str);
-    let by_label = map_at(selector, "/matchLabels").into_iter().flatten().all(|(key, value)| label(key) == value.as_str());
+    let label =
+        |key: &str| map_at(object, "/spec/template/metadata/labels").and_then(|m| m.get(key)).and_then(Value::as_str);
+    let by_label =
+        map_at(selector, "/matchLabels").into_iter().flatten().all(|(key, value)| label(key) == value.as_str());
     let by_expression = list_at(selector, "/matchExpressions").iter().all(|e| {
         let have = label(str_at(e, "/key"));
         let listed = have.is_some_and(|h| list_at(e, "/values").iter().any(|v| v == h));

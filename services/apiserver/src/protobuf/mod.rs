@@ -25,16 +25,54 @@ const TABLE: &str = include_str!("fields.txt");
 
 /// Fields whose zero means something: pointers in Go.
 const ZERO_COUNTS: &[&str] = &[
-    "replicas", "terminationGracePeriodSeconds", "gracePeriodSeconds", "runAsUser", "runAsGroup", "fsGroup", "tolerationSeconds",
-    "activeDeadlineSeconds", "backoffLimit", "parallelism", "completions", "revisionHistoryLimit", "ttlSecondsAfterFinished",
-    "successfulJobsHistoryLimit", "failedJobsHistoryLimit", "startingDeadlineSeconds", "defaultMode", "mode", "exitCode", "value",
-    "maxSurge", "maxUnavailable", "minAvailable", "partition", "priority",
+    "replicas",
+    "terminationGracePeriodSeconds",
+    "gracePeriodSeconds",
+    "runAsUser",
+    "runAsGroup",
+    "fsGroup",
+    "tolerationSeconds",
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "parallelism",
+    "completions",
+    "revisionHistoryLimit",
+    "ttlSecondsAfterFinished",
+    "successfulJobsHistoryLimit",
+    "failedJobsHistoryLimit",
+    "startingDeadlineSeconds",
+    "defaultMode",
+    "mode",
+    "exitCode",
+    "value",
+    "maxSurge",
+    "maxUnavailable",
+    "minAvailable",
+    "partition",
+    "priority",
 ];
 /// Flags whose `false` means something.
 const FALSE_COUNTS: &[&str] = &[
-    "automountServiceAccountToken", "enableServiceLinks", "allowPrivilegeEscalation", "runAsNonRoot", "readOnlyRootFilesystem",
-    "privileged", "optional", "controller", "blockOwnerDeletion", "immutable", "suspend", "hostUsers", "shareProcessNamespace",
-    "allocateLoadBalancerNodePorts", "publishNotReadyAddresses", "orphanDependents", "attachRequired", "ready", "serving", "terminating",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "allowPrivilegeEscalation",
+    "runAsNonRoot",
+    "readOnlyRootFilesystem",
+    "privileged",
+    "optional",
+    "controller",
+    "blockOwnerDeletion",
+    "immutable",
+    "suspend",
+    "hostUsers",
+    "shareProcessNamespace",
+    "allocateLoadBalancerNodePorts",
+    "publishNotReadyAddresses",
+    "orphanDependents",
+    "attachRequired",
+    "ready",
+    "serving",
+    "terminating",
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -85,8 +123,12 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, ApiError> {
             Field { number: 1, wire: Wire::Bytes(bytes) } => {
                 for field in Reader::new(bytes) {
                     match field.map_err(bad)? {
-                        Field { number: 1, wire: Wire::Bytes(text) } => version = String::from_utf8_lossy(text).into_owned(),
-                        Field { number: 2, wire: Wire::Bytes(text) } => kind = String::from_utf8_lossy(text).into_owned(),
+                        Field { number: 1, wire: Wire::Bytes(text) } => {
+                            version = String::from_utf8_lossy(text).into_owned()
+                        }
+                        Field { number: 2, wire: Wire::Bytes(text) } => {
+                            kind = String::from_utf8_lossy(text).into_owned()
+                        }
                         _ => {}
                     }
                 }
@@ -235,7 +277,9 @@ fn time(bytes: &[u8]) -> Result<Option<jiff::Timestamp>, &'static str> {
     for field in Reader::new(bytes) {
         match field? {
             Field { number: 1, wire: Wire::Varint(number) } => seconds = number.cast_signed(),
-            Field { number: 2, wire: Wire::Varint(number) } => nanos = i32::try_from(number.cast_signed()).map_err(|_| "a time is out of range")?,
+            Field { number: 2, wire: Wire::Varint(number) } => {
+                nanos = i32::try_from(number.cast_signed()).map_err(|_| "a time is out of range")?
+            }
             _ => {}
         }
     }
@@ -276,7 +320,9 @@ mod tests {
 
     #[test]
     fn a_deployment_loses_go_zero_values_only() {
-        let metadata = [field(1, b"web"), field(2, b""), field(8, b""), field(11, &[field(1, b"app"), field(2, b"web")].concat())].concat();
+        let metadata =
+            [field(1, b"web"), field(2, b""), field(8, b""), field(11, &[field(1, b"app"), field(2, b"web")].concat())]
+                .concat();
         let spec = [vec![1 << 3, 0], vec![5 << 3, 0]].concat();
         let body = envelope("apps/v1", "Deployment", &[field(1, &metadata), field(2, &spec)].concat());
         assert_eq!(

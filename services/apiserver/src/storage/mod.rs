@@ -12,8 +12,8 @@ mod schema;
 mod writer;
 
 use crate::error::ServerError;
-use skerry_apimachinery::{Entry, ObjectKey, WatchCache};
 use serde_json::Value;
+use skerry_apimachinery::{Entry, ObjectKey, WatchCache};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// The schema this program writes (`PRAGMA user_version`).
 const SCHEMA: i64 = 1;
 
+/// Objects and tombstones of one resource.
+type Stored = (Vec<Arc<Entry>>, Vec<Arc<Entry>>);
+
 /// What was found.
 pub(super) struct Loaded {
     /// The newest version ever given.
@@ -24,7 +27,7 @@ pub(super) struct Loaded {
     /// How many tombstones there are.
     pub(super) tombstones: usize,
     /// Objects and tombstones by storage.
-    pub(super) resources: HashMap<Arc<str>, (Vec<Arc<Entry>>, Vec<Arc<Entry>>)>,
+    pub(super) resources: HashMap<Arc<str>, Stored>,
 }
 
 pub(super) fn open(path: &Path) -> Result<(Connection, Loaded), ServerError> {
@@ -69,9 +72,12 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 
 fn load(connection: &Connection) -> rusqlite::Result<Loaded> {
     let counter = |name: &str| {
-        connection.query_row("SELECT value FROM counters WHERE name = ?1", [name], |row| row.get::<_, i64>(0)).map(unsigned)
+        connection
+            .query_row("SELECT value FROM counters WHERE name = ?1", [name], |row| row.get::<_, i64>(0))
+            .map(unsigned)
     };
-    let mut loaded = Loaded { version: counter("version")?, floor: counter("floor")?, tombstones: 0, resources: HashMap::new() };
+    let mut loaded =
+        Loaded { version: counter("version")?, floor: counter("floor")?, tombstones: 0, resources: HashMap::new() };
     let mut read = connection.prepare("SELECT storage, version, created, body FROM objects")?;
     let mut rows = read.query([])?;
     while let Some(row) = rows.next()? {

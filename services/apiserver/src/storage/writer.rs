@@ -92,7 +92,8 @@ impl Writer {
         let mut changes = Vec::with_capacity(ops.len());
         for Op { storage, mut value, expect, delete } in ops {
             let key = (storage.clone(), ObjectKey::new(meta::namespace(&value), meta::name(&value)));
-            let pending = changes.iter().rev().find(|(k, _)| *k == key).map(|(_, entry)| entry).or_else(|| overlay.get(&key));
+            let pending =
+                changes.iter().rev().find(|(k, _)| *k == key).map(|(_, entry)| entry).or_else(|| overlay.get(&key));
             let current: Option<Arc<Entry>> = match pending {
                 Some(known) => known.clone(),
                 None => self.shared.cache(&storage).get(&key.1),
@@ -128,10 +129,10 @@ impl Writer {
                 "INSERT INTO objects(storage, namespace, name, version, created, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT(storage, namespace, name) DO UPDATE SET version = ?4, created = ?5, body = ?6",
             )?;
-            let mut delete =
-                transaction.prepare_cached("DELETE FROM objects WHERE storage = ?1 AND namespace = ?2 AND name = ?3")?;
-            let mut bury =
-                transaction.prepare_cached("INSERT INTO tombstones(version, created, storage, body) VALUES(?1, ?2, ?3, ?4)")?;
+            let mut delete = transaction
+                .prepare_cached("DELETE FROM objects WHERE storage = ?1 AND namespace = ?2 AND name = ?3")?;
+            let mut bury = transaction
+                .prepare_cached("INSERT INTO tombstones(version, created, storage, body) VALUES(?1, ?2, ?3, ?4)")?;
             for Planned { storage, entry, delete: gone } in plans.iter().flatten().flatten() {
                 let (namespace, name, body) = (&*entry.key.namespace, &*entry.key.name, entry.body().as_ref());
                 let (at, created) = (entry.version.cast_signed(), entry.created.cast_signed());

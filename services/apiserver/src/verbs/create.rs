@@ -59,12 +59,14 @@ pub(crate) fn check_body(call: &mut Call, mut object: Value) -> Result<Value, Ap
     let (kind, version) = (str_at(&object, "/kind").to_owned(), str_at(&object, "/apiVersion").to_owned());
     if !kind.is_empty() && kind != resource.kind {
         return Err(call.bad_request(format!(
-            "{kind} in version \"{version}\" cannot be handled as a {}: the kind does not match the resource", resource.kind
+            "{kind} in version \"{version}\" cannot be handled as a {}: the kind does not match the resource",
+            resource.kind
         )));
     }
     if !version.is_empty() && version != resource.api_version() {
         return Err(call.bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({})", resource.api_version()
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            resource.api_version()
         )));
     }
     let map = as_map(&mut object);
@@ -90,7 +92,10 @@ pub(crate) fn check_body(call: &mut Call, mut object: Value) -> Result<Value, Ap
             FieldValidation::Strict => {
                 return Err(call.bad_request(format!(
                     "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
-                    resource.kind, resource.version, resource.kind, text.join(", ")
+                    resource.kind,
+                    resource.version,
+                    resource.kind,
+                    text.join(", ")
                 )));
             }
             FieldValidation::Warn => call.warnings.extend(text),

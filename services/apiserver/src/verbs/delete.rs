@@ -140,13 +140,13 @@ pub(crate) async fn remove(
     for _ in 0..MAX_RETRIES {
         let Some(entry) = api.get(resource, target.0, target.1) else { return Err(ApiError::NotFound(about)) };
         let old = entry.value();
-        for (wanted, have, what) in
-            [(&removal.uid, meta::uid(&old), "UID"), (&removal.version, meta::resource_version(&old), "ResourceVersion")]
-        {
+        for (wanted, have, what) in [
+            (&removal.uid, meta::uid(&old), "UID"),
+            (&removal.version, meta::resource_version(&old), "ResourceVersion"),
+        ] {
             if !wanted.is_empty() && wanted != have {
-                let message = format!(
-                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {have}"
-                );
+                let message =
+                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {have}");
                 return Err(ApiError::Conflict { about, message });
             }
         }
@@ -159,7 +159,8 @@ pub(crate) async fn remove(
         if removal.dry_run {
             return Ok(Removed { entry, gone });
         }
-        let op = Op { storage: resource.storage.clone(), value: new, expect: Expect::Version(entry.version), delete: gone };
+        let op =
+            Op { storage: resource.storage.clone(), value: new, expect: Expect::Version(entry.version), delete: gone };
         match api.storage.write(vec![op]).await {
             Ok(entries) => {
                 if gone && &*resource.storage == "/services" {
@@ -231,7 +232,10 @@ mod tests {
         assert!(!gone);
         assert_eq!(str_at(&marked, "/metadata/deletionTimestamp"), "2026-01-01T00:00:30Z");
         assert!(mark("pods", marked.clone(), Some(40), "").is_none());
-        assert_eq!(str_at(&mark("pods", marked.clone(), Some(5), "").unwrap().0, "/metadata/deletionTimestamp"), "2026-01-01T00:00:05Z");
+        assert_eq!(
+            str_at(&mark("pods", marked.clone(), Some(5), "").unwrap().0, "/metadata/deletionTimestamp"),
+            "2026-01-01T00:00:05Z"
+        );
         assert!(mark("pods", marked, Some(0), "").unwrap().1);
         assert!(mark("pods", json!({"metadata": {"name": "p"}}), None, "").unwrap().1);
         let mut done = bound;

@@ -26,13 +26,19 @@ pub(crate) fn filter(call: &Call) -> Result<Filter, ApiError> {
 pub(crate) fn list(call: &Call) -> Result<Reply, ApiError> {
     let filter = filter(call)?;
     let query = &call.query;
-    let question = format!("{}|{}|{}|{}", call.resource.storage, filter.namespace, query.label_selector, query.field_selector);
+    let question =
+        format!("{}|{}|{}|{}", call.resource.storage, filter.namespace, query.label_selector, query.field_selector);
     let limit = if query.limit == 0 { usize::MAX } else { query.limit.min(MAX_PAGE) };
     let (kept, offset, token) = if query.continue_token.is_empty() {
         let snapshot = call.api.storage.cache(&call.resource.storage).snapshot(&filter);
         check_version(call, snapshot.version)?;
         if snapshot.entries.len() <= limit {
-            return Ok(Reply::List(List { entries: snapshot.entries, version: snapshot.version, next: String::new(), remaining: 0 }));
+            return Ok(Reply::List(List {
+                entries: snapshot.entries,
+                version: snapshot.version,
+                next: String::new(),
+                remaining: 0,
+            }));
         }
         (Kept { entries: Arc::new(snapshot.entries), version: snapshot.version, question }, 0, None)
     } else {

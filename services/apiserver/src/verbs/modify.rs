@@ -90,7 +90,8 @@ pub(crate) async fn modify_other(
                 if is_service && delete {
                     api.addresses.release(&old);
                 }
-                let entry = entries.into_iter().next().ok_or_else(|| ApiError::Internal("the write gave no object".into()))?;
+                let entry =
+                    entries.into_iter().next().ok_or_else(|| ApiError::Internal("the write gave no object".into()))?;
                 return Ok(if delete { Outcome::Removed(entry) } else { Outcome::Stored(entry) });
             }
             Err(error) => {
@@ -111,7 +112,8 @@ fn preconditions(new: &Value, old: &Value, about: &About) -> Result<(), ApiError
     let (uid, version) = (meta::uid(new), meta::resource_version(new));
     if !uid.is_empty() && uid != meta::uid(old) {
         return conflict(format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old)
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::uid(old)
         ));
     }
     if !version.is_empty() && version != meta::resource_version(old) {
@@ -188,11 +190,18 @@ fn check(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Re
     if meta::is_deleting(old) {
         let before = list_at(old, "/metadata/finalizers");
         if list_at(new, "/metadata/finalizers").iter().any(|f| !before.contains(f)) {
-            errors.push(FieldError::forbidden("metadata.finalizers", "no new finalizers can be added if the object is being deleted"));
+            errors.push(FieldError::forbidden(
+                "metadata.finalizers",
+                "no new finalizers can be added if the object is being deleted",
+            ));
         }
     }
     if matches!(subresource, "" | "ephemeralcontainers") {
         kinds::validate(&resource.storage, new, Some((old, subresource)), &mut errors);
     }
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(new), errors)) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(new), errors))
+    }
 }

@@ -14,7 +14,13 @@ use skerry_apimachinery::patch::{ApplyOptions, PatchKind, apply, json_patch, mer
 use skerry_apimachinery::{ApiError, FieldValidation, meta};
 
 /// Applies the body of the call, a patch, to `object` of the given kind.
-pub(crate) fn patched(call: &Call, kind: PatchKind, patch: &Value, object: &Value, object_kind: &str) -> Result<Value, ApiError> {
+pub(crate) fn patched(
+    call: &Call,
+    kind: PatchKind,
+    patch: &Value,
+    object: &Value,
+    object_kind: &str,
+) -> Result<Value, ApiError> {
     let resource = &call.resource;
     let result = match kind {
         PatchKind::Json => json_patch(object, patch),

@@ -32,7 +32,8 @@ pub(crate) async fn update(call: &mut Call) -> Result<Reply, ApiError> {
         meta::metadata(&mut object).insert("name".into(), call.path.name.clone().into());
     } else if name != call.path.name {
         return Err(call.bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})", call.path.name
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.path.name
         )));
     }
     let missing = call.entry().is_err();

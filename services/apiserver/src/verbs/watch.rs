@@ -45,14 +45,18 @@ struct Watcher {
 pub(crate) fn watch(call: &Call) -> Result<Reply, ApiError> {
     let query = &call.query;
     let filter = filter(call)?;
-    let permit = call.api.watchers.clone().try_acquire_owned().map_err(|_| ApiError::TooManyRequests {
-        message: "too many watches are open".into(),
-        retry_after: 5,
-    })?;
+    let permit = call
+        .api
+        .watchers
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| ApiError::TooManyRequests { message: "too many watches are open".into(), retry_after: 5 })?;
     let cache = call.api.storage.cache(&call.resource.storage);
     let start = match query.resource_version.as_str() {
         "" | "0" => None,
-        text => Some(text.parse::<u64>().map_err(|_| call.bad_request(format!("invalid resource version \"{text}\"")))?),
+        text => {
+            Some(text.parse::<u64>().map_err(|_| call.bad_request(format!("invalid resource version \"{text}\"")))?)
+        }
     };
     let send_initial = query.send_initial_events == Some(true);
     if query.send_initial_events.is_some() && query.version_match != "NotOlderThan" {
@@ -63,7 +67,9 @@ pub(crate) fn watch(call: &Call) -> Result<Reply, ApiError> {
     }
     let (initial, cursor, initial_end) = match start {
         Some(version) if !send_initial => (VecDeque::new(), cache.cursor(version, filter)?, None),
-        None if query.send_initial_events == Some(false) => (VecDeque::new(), cache.cursor(cache.version(), filter)?, None),
+        None if query.send_initial_events == Some(false) => {
+            (VecDeque::new(), cache.cursor(cache.version(), filter)?, None)
+        }
         _ => {
             let snapshot = cache.snapshot(&filter);
             let cursor = cache.cursor(snapshot.version, filter)?;
@@ -191,7 +197,9 @@ impl Watcher {
         }
         let object = match self.form {
             Form::Table => table(&self.resource, Vec::new(), meta, false),
-            Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
+            Form::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
+            }
             Form::Json | Form::Discovery => {
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta})
             }
