@@ -52,7 +52,11 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => connection::open_reader(&self.path).map_err(|error| self.sort(Fault::Sql(error)))?,
+            // Without a free file descriptor no connection opens; that says nothing about the data.
+            None => connection::open_reader(&self.path).map_err(|error| match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::CannotOpen) => StoreError::Database(error),
+                _ => self.sort(Fault::Sql(error)),
+            })?,
         };
         let result = snapshot(&connection, read).map_err(|fault| self.sort(fault));
         if self.failure.check().is_ok() {

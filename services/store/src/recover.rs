@@ -1,10 +1,12 @@
 //! Opening the file, and what happens when it is not what was written.
 //!
-//! A file that cannot be read is tried twice. A damaged file is renamed, never deleted or repaired in place; the two newest such files are kept
-//! for a person to look at. A new file takes its place, and every row of the old one that can still be
-//! read and has a good checksum moves over: what only this node knows (reports, checkpoints, the
-//! session number), and objects, which the next synchronisation completes. From a file that is older
-//! than expected nothing is taken: its reports have been sent.
+//! A file that cannot be read is tried twice. A damaged file is renamed, never deleted or repaired in
+//! place; the two newest such files are kept for a person to look at. A new file takes its place, and
+//! every row of the old one that can still be read and has a good checksum moves over: what only this
+//! node knows (reports, checkpoints, the session number), and objects, which the next synchronisation
+//! completes. Named values do not move: they may say something about the whole ("all pods are here")
+//! that is not true of what was saved. From a file that is older than expected nothing is taken: its
+//! reports have been sent.
 
 use std::path::{Path, PathBuf};
 
@@ -64,8 +66,10 @@ pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<Ready, StoreEr
     let moved = if older { Moved::default() } else { salvage(&old, &mut connection)? };
     let inventory = check::check(&connection).map_err(broken)?;
     let inventory = Inventory { epoch: inventory.epoch.max(remembered.unwrap_or(0)), ..inventory };
-    let reason =
-        format!("{reason}; saved {} objects, {} reports, {} values", moved.objects, moved.reports, moved.values);
+    let reason = format!(
+        "{reason}; saved {} objects, {} reports, {} checkpoints",
+        moved.objects, moved.reports, moved.checkpoints
+    );
     Ok(Ready { connection, inventory, opened: Opened::Recovered { reason } })
 }
 
@@ -178,7 +182,7 @@ fn set_aside_numbers(path: &Path) -> Result<Vec<u64>, StoreError> {
 struct Moved {
     objects: u64,
     reports: u64,
-    values: u64,
+    checkpoints: u64,
 }
 
 /// Moves every readable row with a good checksum. Each table is read from both ends, because reading
@@ -216,13 +220,15 @@ fn salvage(old: &Path, new: &mut Connection) -> Result<Moved, StoreError> {
             }
         });
         each_good(&source, row::BLOB, "blobs", &format!("scope {order}, key {order}"), |row| {
-            if let Ok((scope, key, value)) = row::blob(row) {
+            if let Ok((scope, key, value)) = row::blob(row)
+                && scope != row::VALUE
+            {
                 let result = transaction
                     .query_row("SELECT count(*) FROM blobs WHERE scope = ?1 AND key = ?2", [&scope, &key], |row| {
                         row.get::<_, i64>(0)
                     })
                     .and_then(|found| ops::put_row(&transaction, &scope, &key, &value).map(|()| found == 0));
-                keep(result, &mut moved.values);
+                keep(result, &mut moved.checkpoints);
             }
         });
     }

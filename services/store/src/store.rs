@@ -189,7 +189,8 @@ impl Store {
         self.readers.read(move |connection| reader::value(connection, &name)).await
     }
 
-    /// Stores a named value.
+    /// Stores a named value. Values do not survive the recovery of a damaged store, because they may
+    /// describe the store as a whole; what must survive is a checkpoint.
     ///
     /// # Errors
     /// As [`Store::put`].

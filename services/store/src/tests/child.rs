@@ -122,6 +122,9 @@ fn body(row: u64) -> Vec<u8> {
 }
 
 async fn run(path: &Path) -> i32 {
+    if std::env::var("SKERRY_PLAIN").is_ok() {
+        return plain(path);
+    }
     let options = StoreOptions { weak_sync: std::env::var("SKERRY_WEAK").is_ok(), ..StoreOptions::default() };
     let (store, opened) = match Store::open(path, options) {
         Ok(opened) => opened,
@@ -161,6 +164,21 @@ async fn write(store: &Store, row: u64) -> Result<(), StoreError> {
         store.apply("Pod", vec![super::delete(&format!("r{old}"))]).await?;
     }
     store.put_value("counter", row.to_string()).await
+}
+
+/// The control of the fail-stop: SQLite alone, with the same settings, after a failed sync.
+fn plain(path: &Path) -> i32 {
+    crate::connection::create_private(path).unwrap();
+    let connection = crate::connection::open_writer(path).unwrap();
+    crate::connection::make_durable(&connection, &StoreOptions::default()).unwrap();
+    connection.execute_batch("CREATE TABLE t (x)").unwrap();
+    for row in 0..100 {
+        if connection.execute("INSERT INTO t VALUES (?1)", [row]).is_err() {
+            let next = connection.execute("INSERT INTO t VALUES (?1)", [row]);
+            return if next.is_ok() { WENT_ON } else { STOPPED };
+        }
+    }
+    0
 }
 
 /// After the first error nothing may be taken any more, and the failure is told.

@@ -258,6 +258,15 @@ async fn a_failed_sync_stops_the_store_for_good() {
     assert!(stopped >= 10, "most syncs are those of commits: {stopped}");
 }
 
+/// The control: SQLite by itself goes on after a failed sync as if nothing had happened.
+#[test]
+fn sqlite_alone_goes_on_after_a_failed_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("SKERRY_EIO_SYNC", "12".to_owned()), ("SKERRY_PLAIN", "1".to_owned())];
+    let output = child::spawn(&dir.path().join("edge.db"), 0, &settings).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(child::WENT_ON), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Whether the injected failure hit a file beside the database.
 fn helper(log: &str, directory: &Path) -> bool {
     let hit = log.lines().find(|line| line.starts_with("injected:")).unwrap();

@@ -146,6 +146,8 @@ async fn damage_while_running_stops_the_store_and_the_next_start_sets_the_file_a
     assert!(matches!(opened, Opened::Recovered { .. }));
     assert_eq!(store.get("Pod", &Key::new("default", "p5")).await.unwrap(), None, "will be sent again");
     assert_eq!(store.list("Pod", None).await.unwrap().len(), 49);
+    assert_eq!(store.list_checkpoints("edged").await.unwrap().len(), 60);
+    assert_eq!(store.get_value("v").await.unwrap(), None, "it may have said that all pods are here");
     store.close().await;
 }
 
