@@ -251,8 +251,7 @@ impl KubeApi {
         self.call("patch", of, &key.name, api.patch(&key.name, &params, &Patch::Merge(patch))).await
     }
 
-    /// Patches the status subresource: a strategic merge, so that conditions of others stay; `fallback`
-    /// as a JSON merge patch for servers without strategic merge.
+    /// Strategic merge patch of the status subresource: conditions of others stay.
     pub(crate) async fn patch_status(
         &self,
         of: impl Into<Resource>,

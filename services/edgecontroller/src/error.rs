@@ -1,7 +1,7 @@
 //! Errors of this crate.
 //!
-//! [`ControllerError`] ends the process or a helper call; [`RevokeError`]-like details of the API are in
-//! `api.rs`. Display never contains the cause: print with `skerry_common::chain`.
+//! [`ControllerError`] ends the process or a call of the command line's helpers; what single calls of the
+//! API come to is in `api`. Display never contains the cause: print with `skerry_common::chain`.
 
 use std::net::SocketAddr;
 

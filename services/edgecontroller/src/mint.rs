@@ -18,10 +18,9 @@ use skerry_common::{Backoff, Key, NodeName, Version};
 use skerry_sync::Object;
 
 use crate::api::{ApiError, KubeApi};
-use crate::cache::Cache;
+use crate::cache::{Cache, PodToken};
 use crate::kinds::Kind;
 use crate::metrics::Metrics;
-use crate::refs::TokenSpec;
 use crate::subs::Subs;
 use crate::trim::compress;
 use crate::view::encoding;
@@ -179,12 +178,12 @@ async fn work(this: &Minter) {
     loop {
         let slot = this.mint.wanted.pop().await;
         let (node, key) = &slot;
-        let spec = this.cache.read().token(node, key).map(|(spec, _)| spec.clone());
+        let token = this.cache.read().token(node, key);
         // Nobody subscribes any more, or the pod is gone: whoever comes next asks again.
-        let (Some(spec), Some(_)) = (spec, this.subs.get(node, Kind::ServiceAccountToken)) else { continue };
+        let (Some(token), Some(_)) = (token, this.subs.get(node, Kind::ServiceAccountToken)) else { continue };
         this.mint.rate.acquire().await;
         let now = Timestamp::now().as_second();
-        match mint(&this.api, &spec, now).await {
+        match mint(&this.api, &token, now).await {
             Ok(object) => {
                 backoff.reset();
                 this.metrics.tokens_minted.inc();
@@ -206,7 +205,8 @@ async fn work(this: &Minter) {
     }
 }
 
-async fn mint(api: &KubeApi, spec: &TokenSpec, now: i64) -> Result<Object, ApiError> {
+async fn mint(api: &KubeApi, token: &PodToken, now: i64) -> Result<Object, ApiError> {
+    let PodToken { spec, pod, uid, .. } = token;
     let audiences: Vec<&str> = if spec.audience.is_empty() { Vec::new() } else { vec![&spec.audience] };
     let request = json!({
         "apiVersion": "authentication.k8s.io/v1",
@@ -214,7 +214,7 @@ async fn mint(api: &KubeApi, spec: &TokenSpec, now: i64) -> Result<Object, ApiEr
         "spec": {
             "audiences": audiences,
             "expirationSeconds": spec.expiration_seconds,
-            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": &*spec.pod, "uid": &*spec.pod_uid},
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": &**pod, "uid": &**uid},
         }
     });
     let account = Key::new(spec.key.namespace.clone(), spec.service_account.clone());
@@ -225,8 +225,8 @@ async fn mint(api: &KubeApi, spec: &TokenSpec, now: i64) -> Result<Object, ApiEr
     let expiration = status.get("expirationTimestamp").and_then(Value::as_str).ok_or_else(unusable)?;
     let expires: Timestamp = expiration.parse().map_err(|_| unusable())?;
     let body = json!({
-        "pod": &*spec.pod,
-        "podUid": &*spec.pod_uid,
+        "pod": &**pod,
+        "podUid": &**uid,
         "serviceAccount": &*spec.service_account,
         "audience": &*spec.audience,
         "expirationSeconds": spec.expiration_seconds,

@@ -37,8 +37,6 @@ const MAX_NAME: usize = 253;
 pub(crate) struct TokenSpec {
     /// Key of the derived ServiceAccountToken.
     pub(crate) key: Key,
-    pub(crate) pod: Arc<str>,
-    pub(crate) pod_uid: Arc<str>,
     pub(crate) service_account: Arc<str>,
     /// Empty: the API server's own audience.
     pub(crate) audience: Arc<str>,
@@ -152,8 +150,6 @@ fn token_spec(namespace: &str, pod: &str, uid: &str, account: &str, source: &Val
         .clamp(MIN_TOKEN_SECONDS, MAX_TOKEN_SECONDS);
     TokenSpec {
         key: token_key(namespace, pod, uid, audience, expiration_seconds),
-        pod: pod.into(),
-        pod_uid: uid.into(),
         service_account: account.into(),
         audience: audience.into(),
         expiration_seconds,
@@ -236,7 +232,7 @@ mod tests {
         assert_eq!(names(&refs, Kind::Namespace), ["shop"]);
         assert_eq!(names(&refs, Kind::RuntimeClass), ["gvisor"]);
         assert_eq!(refs.tokens.len(), 2);
-        assert!(refs.tokens.iter().all(|t| &*t.service_account == "robot" && &*t.pod_uid == "u1"));
+        assert!(refs.tokens.iter().all(|t| &*t.service_account == "robot"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use skerry_common::{Encoding, Key, NodeName, Version};
 use skerry_sync::{Lookup, Object, View};
 
-use crate::cache::{Inner, Sight};
+use crate::cache::{Inner, PodToken, Sight};
 use crate::confirm::Confirm;
 use crate::kinds::{Kind, Scope};
 use crate::mint::{Mint, Token};
@@ -68,7 +68,7 @@ impl NodeView<'_> {
                 encoding: encoding(Encoding::Identity),
             })
         };
-        let Some((_, finished)) = self.cache.token(self.node, key) else {
+        let Some(PodToken { finished, .. }) = self.cache.token(self.node, key) else {
             return if self.cache.pods_complete(self.node) { Lookup::Absent } else { Lookup::Unknown };
         };
         match (held, self.mint.look(self.node, key, held, self.now)) {

@@ -37,6 +37,16 @@ pub(crate) enum Proof {
     None,
 }
 
+/// A token that a pod mounts.
+#[derive(Debug, Clone)]
+pub(crate) struct PodToken {
+    pub(crate) spec: TokenSpec,
+    pub(crate) pod: Arc<str>,
+    pub(crate) uid: Arc<str>,
+    /// The pod has ended and needs no fresh token.
+    pub(crate) finished: bool,
+}
+
 #[derive(Debug)]
 struct Entry {
     object: Trimmed,
@@ -210,16 +220,18 @@ impl Inner {
         }
     }
 
-    /// The token of a pod of the node with this key, and whether the pod has finished.
-    pub(crate) fn token(&self, node: &NodeName, key: &Key) -> Option<(&TokenSpec, bool)> {
-        self.pods(node)
-            .filter(|(pod, ..)| pod.namespace == key.namespace)
-            .find_map(|(_, _, facts)| facts.tokens.iter().find(|t| t.key == *key).map(|t| (t, facts.finished)))
+    /// The token of a pod of the node with this key.
+    pub(crate) fn token(&self, node: &NodeName, key: &Key) -> Option<PodToken> {
+        self.pods(node).filter(|(pod, ..)| pod.namespace == key.namespace).find_map(|(pod, uid, facts)| {
+            let spec = facts.tokens.iter().find(|token| token.key == *key)?.clone();
+            Some(PodToken { spec, pod: Arc::clone(&pod.name), uid: Arc::clone(uid), finished: facts.finished })
+        })
     }
 
     // ---- changes ----
 
-    pub(crate) fn apply(&mut self, kind: Kind, object: Trimmed) -> Vec<Wake> {
+    pub(crate) fn apply(&mut self, kind: Kind, mut object: Trimmed) -> Vec<Wake> {
+        self.share(&mut object);
         self.sequence += 1;
         let sequence = self.sequence;
         let key = object.key.clone();
@@ -249,6 +261,29 @@ impl Inner {
             wakes.extend(self.wakes_for(kind, &key));
         }
         wakes
+    }
+
+    /// Lets a pod's names share their memory with those that are known: thousands of pods refer to the same
+    /// few objects, and live in a few namespaces.
+    fn share(&self, object: &mut Trimmed) {
+        let Facts::Pod(facts) = &mut object.facts else { return };
+        if let Some((node, _)) = self.pods_by_node.get_key_value(&facts.node) {
+            facts.node = node.clone();
+        }
+        for slot in &mut facts.objects {
+            if let Some((known, _)) = self.referrers.get_key_value(slot) {
+                *slot = known.clone();
+            }
+        }
+        let namespace = facts.objects.iter().find(|(kind, _)| *kind == Kind::Namespace);
+        if let Some((_, Key { name, .. })) = namespace
+            && *name == object.key.namespace
+        {
+            object.key.namespace = Arc::clone(name);
+            for token in &mut facts.tokens {
+                token.key.namespace = Arc::clone(name);
+            }
+        }
     }
 
     pub(crate) fn delete(&mut self, kind: Kind, key: &Key) -> Vec<Wake> {

@@ -24,7 +24,7 @@ use skerry_common::{Key, NodeName};
 use crate::kinds::Kind;
 use crate::trim::{PodFacts, Trimmed};
 
-pub(crate) use inner::{Inner, Sight};
+pub(crate) use inner::{Inner, PodToken, Sight};
 
 /// Somebody has to look again.
 #[derive(Debug, Clone, PartialEq, Eq)]

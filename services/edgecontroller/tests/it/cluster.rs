@@ -145,6 +145,18 @@ impl Cluster {
         Self { _dir: dir, router, faults: Arc::default(), client }
     }
 
+    /// A server on a socket with TLS, and its kubeconfig: as a process meets it.
+    pub async fn over_tls(stop: drain::Watch) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = skerry_apiserver::Config::new(dir.path().join("data"));
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        let server = config.build().await.unwrap();
+        let path = dir.path().join("kubeconfig");
+        std::fs::write(&path, server.admin_kubeconfig().unwrap()).unwrap();
+        tokio::spawn(server.run(stop));
+        (dir, path)
+    }
+
     /// A client that suffers the faults.
     pub fn faulty(&self) -> Client {
         Client::new(Faulty { router: self.router.clone(), faults: Arc::clone(&self.faults) }, "default")

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use skerry_common::{NodeName, drain};
-use skerry_edgecontroller::{Config, EdgeController, existing_ca, issue_service_credentials};
-use skerry_identity::{Ca, CredentialOptions, CredentialWatch, Credentials, DEFAULT_NODE_LIFETIME, TrustDomain};
+use skerry_edgecontroller::{Config, EdgeController, existing_ca, issue_service_credentials, kube_client};
+use skerry_identity::{
+    Ca, Clock, CredentialOptions, CredentialStore, CredentialWatch, Credentials, DEFAULT_NODE_LIFETIME, TrustDomain,
+};
 use skerry_proto::hub::v1::HubUpdate;
 use skerry_proto::hub::v1::registry_client::RegistryClient;
 use skerry_proto::identity::v1::issuer_client::IssuerClient;
@@ -17,7 +19,7 @@ use skerry_rpc::{Channel, ClientLimits, Listen};
 use skerry_telemetry::{Readiness, Registry};
 use tonic::Code;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, eventually};
 
 /// What each call of the server is answered with: every RPC of every service that it offers.
 async fn codes(channel: &Channel) -> Vec<(&'static str, Code)> {
@@ -77,6 +79,39 @@ async fn nobody_but_cloudhub_may_call() {
     let stranger = issue_service_credentials(&stranger, "cloudhub", &[]).unwrap();
     for (rpc, code) in codes(&channel(&address, &domain, stranger)).await {
         assert_eq!(code, Code::Unavailable, "{rpc}");
+    }
+    trigger.drain().await;
+    task.await.unwrap().unwrap();
+}
+
+/// As a process: a kubeconfig, TLS towards the API, certificates for the services beside it.
+#[tokio::test]
+async fn it_starts_from_a_kubeconfig_and_hands_out_certificates() {
+    let (trigger, stop) = drain::channel(Duration::from_secs(5));
+    let (dir, kubeconfig) = Cluster::over_tls(stop.clone()).await;
+    let folder = dir.path().join("cloudhub");
+    let config = Config {
+        kubeconfig: Some(kubeconfig),
+        credentials: [("cloudhub".to_owned(), folder.clone())].into(),
+        ..Config::default()
+    };
+    let client = kube_client(&config).await.unwrap();
+    let (registry, readiness) = (Registry::new(), Readiness::new());
+    let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
+    let app = EdgeController::build(&config, listen, client, &registry, &readiness).await.unwrap();
+    let address = app.local_addr().unwrap().to_string();
+    let task = tokio::spawn(app.run(stop));
+    eventually("all kinds are listed", || async { readiness.is_ready() }).await;
+
+    let domain = TrustDomain::parse(&config.trust_domain).unwrap();
+    let loaded = CredentialStore::open(&folder).unwrap().load(&domain, &Clock::system());
+    let (credentials, _, identity) = loaded.newest.unwrap();
+    assert_eq!(identity.service().unwrap().as_str(), "cloudhub");
+    let (_, code) = codes(&channel(&address, &domain, credentials)).await[0];
+    assert_eq!(code, Code::Ok);
+    let metrics = registry.encode();
+    for name in ["changes_in", "api_requests", "lease_seconds", "cert_seconds_left", "panics"] {
+        assert!(metrics.contains(&format!("skerry_edgecontroller_{name}")), "{name}");
     }
     trigger.drain().await;
     task.await.unwrap().unwrap();
