@@ -1,7 +1,8 @@
 //! Keeps the processes of `skerry up` running.
 //!
-//! The wish is a directory with one file per process ([`Unit`]); the supervisor makes it so. `up`
-//! adds files, `down` sends SIGTERM. A process that ends is started again after a backoff; one that
+//! The wish is a directory with one file per process ([`Unit`]); the supervisor makes it so: a file
+//! that appears is a process to start, one that goes is a process to stop. `up` adds files, `down`
+//! sends SIGTERM. A process that ends is started again after a backoff; one that
 //! was started by an earlier supervisor is adopted by its record, so a killed supervisor harms
 //! nobody. Only this task changes `<dir>/run`. When it is told to stop it ends the processes, last
 //! started first.
@@ -107,7 +108,14 @@ pub(crate) async fn supervise(places: Places, mut stop: drain::Watch) -> Result<
                 return Ok(());
             }
         }
-        for (name, unit) in wish(&places) {
+        let wanted = wish(&places);
+        let gone: Vec<String> = kept.keys().filter(|name| wanted.iter().all(|(w, _)| w != *name)).cloned().collect();
+        for name in gone {
+            if let Some(entry) = kept.remove(&name) {
+                stop_one(&places, &name, entry).await;
+            }
+        }
+        for (name, unit) in wanted {
             let entry = kept.entry(name.clone()).or_insert_with(|| Kept {
                 running: Record::read(&places.record(&name)).filter(Record::is_running).map(Running::Adopted),
                 unit: unit.clone(),
@@ -210,24 +218,28 @@ async fn stop_all(places: &Places, kept: BTreeMap<String, Kept>) {
     let mut all: Vec<_> = kept.into_iter().collect();
     all.sort_by_key(|(_, kept)| std::cmp::Reverse(kept.unit.order));
     for (name, kept) in all {
-        let patience = Duration::from_secs(kept.unit.stop_seconds);
-        let gone = match kept.running {
-            Some(Running::Ours(mut child, record)) => {
-                record.signal(nix::sys::signal::Signal::SIGTERM);
-                if tokio::time::timeout(patience, child.wait()).await.is_err() {
-                    tracing::warn!(name, "a process did not stop in time and is killed");
-                    let _ = child.kill().await;
-                }
-                true
-            }
-            Some(Running::Adopted(record)) => record.end(patience).await,
-            None => true,
-        };
-        if gone {
-            let _ = fs::remove_file(places.record(&name));
-        }
-        tracing::info!(name, gone, "stopped a process");
+        stop_one(places, &name, kept).await;
     }
+}
+
+async fn stop_one(places: &Places, name: &str, kept: Kept) {
+    let patience = Duration::from_secs(kept.unit.stop_seconds);
+    let gone = match kept.running {
+        Some(Running::Ours(mut child, record)) => {
+            record.signal(nix::sys::signal::Signal::SIGTERM);
+            if tokio::time::timeout(patience, child.wait()).await.is_err() {
+                tracing::warn!(name, "a process did not stop in time and is killed");
+                let _ = child.kill().await;
+            }
+            true
+        }
+        Some(Running::Adopted(record)) => record.end(patience).await,
+        None => true,
+    };
+    if gone {
+        let _ = fs::remove_file(places.record(name));
+    }
+    tracing::info!(name, gone, "stopped a process");
 }
 
 /// Makes the directories that supervisor and processes write to.
@@ -277,9 +289,14 @@ mod tests {
         let two = wait_for(&places, "two", |_| true).await;
         first.signal(nix::sys::signal::Signal::SIGKILL);
         let again = wait_for(&places, "one", |r| r.pid != first.pid).await;
+        fs::remove_file(places.units().join("two.json")).unwrap();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!two.is_running() && again.is_running(), "a unit that goes is a process that stops");
         trigger.drain().await;
         task.await.unwrap().unwrap();
-        assert!(!again.is_running() && !two.is_running());
+        assert!(!again.is_running());
         assert!(places.records().is_empty());
     }
 

@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-gates", &["*"]),
     ("skerry-e2e", &["*"]),
     ("skerry-bench", &["*"]),
+    ("skerry-hub-tests", &["*"]),
 ];
 const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-common"];
 const LAYER_2: &[&str] = &[
@@ -68,7 +69,8 @@ const CLOUD: &[&str] = &[
     "skerry-apimachinery",
     "skerry-rpc",
 ];
-const TESTS: &[&str] = &["skerry-test-support", "skerry-sim", "skerry-gates", "skerry-e2e", "skerry-bench"];
+const TESTS: &[&str] =
+    &["skerry-test-support", "skerry-sim", "skerry-gates", "skerry-e2e", "skerry-bench", "skerry-hub-tests"];
 
 /// External crates that only these may use. Tests may use everything.
 const GUARDED: &[(&str, &[&str])] = &[
