@@ -126,6 +126,37 @@ async fn clients_refuse_bad_servers() {
     }
 }
 
+/// Our own CA would not issue these; they stand for a mistake in it. The name alone is not enough.
+#[tokio::test]
+async fn a_server_with_the_right_dns_name_but_another_identity_is_refused() {
+    let w = world();
+    let issue = |uri: &str, name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["cloudhub.skerry".to_owned()]).unwrap();
+        params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let ca_key = rcgen::KeyPair::from_pem(&w.ca.key_pem()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&w.ca.certificate_pem(), ca_key).unwrap();
+        let chain = vec![params.signed_by(&key, &issuer).unwrap().der().clone()];
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        Credentials::new(chain, key, w.ca.bundle().unwrap()).unwrap()
+    };
+    let good = issue("spiffe://test.example/service/cloudhub", "cloudhub.skerry");
+    let (server, client) = connect(server_with(&good), w.edge.client_config(), "cloudhub").await;
+    assert!(server.is_ok() && client.is_ok(), "the control");
+    for (uri, name) in [
+        ("spiffe://test.example/service/edgecontroller", "edgecontroller.skerry"),
+        ("spiffe://test.example/node/cloudhub", "system:node:cloudhub"),
+        ("spiffe://other.example/service/cloudhub", "cloudhub.skerry"),
+        ("spiffe://test.example/service/cloudhub", "edgecontroller.skerry"),
+    ] {
+        refused(connect(server_with(&issue(uri, name)), w.edge.client_config(), "cloudhub").await);
+        let pinned = Arc::new(crate::pin::client_config(w.ca.spki_hash()).unwrap());
+        refused(connect(server_with(&issue(uri, name)), pinned, "cloudhub").await);
+    }
+}
+
 /// A certificate that nobody issued, held together with our CA as trust.
 fn self_signed(uri: &str, name: &str, ca: &Ca) -> Credentials {
     let key = rcgen::KeyPair::generate().unwrap();
