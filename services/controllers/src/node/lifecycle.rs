@@ -9,14 +9,15 @@
 //! still evicts nothing; every write carries the resourceVersion it was decided from, so a node that
 //! reports at the same moment wins.
 //!
-//! Who sets Ready back to `True` when the node returns is the node (or who reports for it), not this.
+//! Who sets a node's Ready back to `True` when it returns is the node (or who reports for it), not this; its
+//! pods then get back the readiness that they had.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -33,10 +34,12 @@ use crate::machinery::lock;
 use crate::machinery::queue::WorkQueue;
 use crate::machinery::tasks::Tasks;
 use crate::machinery::worker::{self, Next};
-use crate::pods::{is_ready, name};
+use crate::pods::{condition, is_active, is_ready, name};
 use crate::taints::{MANAGED, NO_EXECUTE, NO_SCHEDULE, NOT_READY, UNREACHABLE, implied, node_condition, taint};
 
 const COMPONENT: &str = "node-controller";
+/// Reason of the Ready condition of pods on a node that is gone, by which we know our own mark.
+const MARK: &str = "NodeNotReady";
 
 #[derive(Default)]
 struct Monitor {
@@ -137,8 +140,10 @@ async fn reconcile(ctx: &Arc<Context>, key: &Key, monitor: &Monitor) -> Result<N
             return Ok(Next::OnChange);
         }
     }
-    if status.as_deref() == Some("Unknown") {
-        mark_pods(ctx, &key.name).await?;
+    match status.as_deref() {
+        Some("Unknown") => mark_pods(ctx, &key.name).await?,
+        Some("True") => unmark_pods(ctx, &key.name).await?,
+        _ => {}
     }
     let may_evict = may_evict(monitor, &node);
     let current = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
@@ -233,23 +238,41 @@ async fn mark_unknown(ctx: &Context, node: &Node) -> Result<(), Error> {
 /// Services must not send anything to the pods of a node that is gone.
 async fn mark_pods(ctx: &Context, node: &str) -> Result<(), Error> {
     for pod in ctx.pods.by_index(pods_by::NODE, node).into_iter().filter(|p| is_ready(p)) {
-        let condition = PodCondition {
-            type_: "Ready".into(),
-            status: "False".into(),
-            reason: Some("NodeNotReady".into()),
-            message: Some("the node is not ready".into()),
-            last_transition_time: Some(Time(Timestamp::now())),
-            ..Default::default()
-        };
-        let patch = json!({
-            "metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version},
-            "status": {"conditions": [condition]},
-        });
-        let api = ctx.api::<Pod>(crate::pods::namespace(pod.as_ref()));
-        let done = api.patch_status(name(pod.as_ref()), &PatchParams::default(), &Patch::Strategic(patch)).await;
-        ignore_gone(done)?;
-        ctx.recorder.event(COMPONENT, pod.as_ref(), Severity::Warning, "NodeNotReady", "Node is not ready");
+        write_ready(ctx, &pod, "False", Some(MARK)).await?;
+        ctx.recorder.event(COMPONENT, pod.as_ref(), Severity::Warning, MARK, "Node is not ready");
     }
+    Ok(())
+}
+
+/// The node is back: what we marked is as ready as it was when it last reported. A node that reports
+/// its pods anew does this itself, and wins.
+async fn unmark_pods(ctx: &Context, node: &str) -> Result<(), Error> {
+    for pod in ctx.pods.by_index(pods_by::NODE, node).into_iter().filter(|p| is_marked(p) && was_ready(p)) {
+        write_ready(ctx, &pod, "True", None).await?;
+    }
+    Ok(())
+}
+
+fn is_marked(pod: &Pod) -> bool {
+    is_active(pod) && condition(pod, "Ready").is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some(MARK))
+}
+
+/// The last report of the node, which marking leaves alone.
+fn was_ready(pod: &Pod) -> bool {
+    condition(pod, "ContainersReady").is_some_and(|c| c.status == "True")
+}
+
+async fn write_ready(ctx: &Context, pod: &Pod, status: &str, reason: Option<&str>) -> Result<(), Error> {
+    let message = reason.map(|_| "the node is not ready");
+    let patch = json!({
+        "metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version},
+        "status": {"conditions": [{
+            "type": "Ready", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": Time(Timestamp::now()),
+        }]},
+    });
+    let api = ctx.api::<Pod>(crate::pods::namespace(pod));
+    ignore_gone(api.patch_status(name(pod), &PatchParams::default(), &Patch::Strategic(patch)).await)?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tower::Service;
 
-use crate::cluster::{Cluster, fast, start_behind, until};
+use crate::cluster::{Cluster, fast, start, start_behind, until};
 
 /// Fails every n-th write before it reaches the server, and every m-th after the server has done it.
 #[derive(Clone)]
@@ -136,5 +136,27 @@ async fn lost_requests_and_answers_lead_to_the_same_end() {
     let most = most.await.unwrap();
     assert!(most <= 23, "never more than replicas and surge, but there were {most}");
     on.store(false, Ordering::Relaxed);
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controllers_that_are_restarted_go_on_where_they_were() {
+    let mut c = start().await;
+    c.node("n1").await;
+    c.node("n2").await;
+    let template =
+        json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "v1"}]}});
+    c.create::<Deployment>(json!({"metadata": {"name": "web"}, "spec": {"replicas": 30, "selector": {"matchLabels": {"app": "web"}}, "template": template}}))
+        .await;
+    let most = most_pods(&c).await;
+    for some in [3, 10, 20] {
+        until("some pods", async || (c.pods("app=web").await.len() >= some).then_some(())).await;
+        c.restart_controllers().await;
+    }
+    c.running("app=web", 30).await;
+    c.api::<Deployment>().delete("web", &DeleteParams::background()).await.unwrap();
+    c.restart_controllers().await;
+    until("everything is gone", async || c.pods("app=web").await.is_empty().then_some(())).await;
+    assert_eq!(most.await.unwrap(), 30, "a restart creates nothing twice");
     c.stop().await;
 }

@@ -109,6 +109,7 @@ async fn kubelet(client: Client, alive: Arc<Mutex<BTreeSet<String>>>) {
                 Some(phase) => json!({"status": {"phase": phase}}),
                 None => json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [
                     {"type": "PodScheduled", "status": "True"},
+                    {"type": "ContainersReady", "status": "True"},
                     {"type": "Ready", "status": "True", "lastTransitionTime": now()}]}}),
             };
             let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
@@ -213,6 +214,17 @@ impl Cluster {
             (pods.len() == count && up == count).then_some(pods)
         })
         .await
+    }
+
+    /// Stops the controllers in the middle of whatever they do, and starts new ones.
+    pub async fn restart_controllers(&mut self) {
+        self.trigger.take().unwrap().drain().await;
+        (&mut self.running).await.unwrap().unwrap();
+        let mut controllers = Controllers::new(self.client.clone(), self.server.ca_pem());
+        controllers.options = fast();
+        let (trigger, watch) = drain::channel(Duration::from_secs(10));
+        self.trigger = Some(trigger);
+        self.running = tokio::spawn(controllers.run(watch));
     }
 
     /// Stops the controllers and checks that they end cleanly.

@@ -70,7 +70,12 @@ async fn a_silent_node_loses_only_what_does_not_tolerate_it() {
     becomes(&c, "n1", "True", &[]).await;
     becomes(&c, "n2", "True", &[]).await;
     for name in ["long", "ever", "other"] {
-        assert!(c.pod(name).await.metadata.deletion_timestamp.is_none(), "{name} stays");
+        until(&format!("{name} is ready"), async || {
+            let pod = c.pod(name).await;
+            assert!(pod.metadata.deletion_timestamp.is_none(), "{name} stays");
+            (condition(&pod, "Ready").0 == "True").then_some(())
+        })
+        .await;
     }
     c.stop().await;
 }
