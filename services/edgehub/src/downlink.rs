@@ -45,6 +45,8 @@ struct Subscription {
     subscriber: Subscriber,
     backoff: Backoff,
     reopen_at: Option<Instant>,
+    /// Something was refused since it was opened: what the node holds is not all there is.
+    refused: bool,
 }
 
 /// See the module documentation.
@@ -52,6 +54,9 @@ pub(crate) struct Downlink {
     objects: Arc<Objects>,
     requests: mpsc::Sender<pb::SubscribeRequest>,
     subscriptions: Vec<Subscription>,
+    /// Numbers of subscriptions are never used again, so that late messages of an earlier opening are
+    /// known as such.
+    next_id: u64,
     metrics: crate::metrics::Metrics,
 }
 
@@ -84,13 +89,15 @@ impl Downlink {
             other => return Err(SessionError::Unexpected { got: name(other.as_ref()), expected: "welcome" }),
         }
         welcomed();
-        let subscriptions = (1..).zip(kinds).map(|(id, kind)| Subscription {
+        let subscriptions = kinds.iter().map(|kind| Subscription {
             kind,
-            subscriber: Subscriber::new(SubscriptionId(id), *kind, Default::default()),
+            // Replaced when it is opened.
+            subscriber: Subscriber::new(SubscriptionId(0), *kind, Default::default()),
             backoff: Backoff::new(REOPEN_MIN, REOPEN_MAX),
             reopen_at: Some(Instant::now()),
+            refused: false,
         });
-        let mut downlink = Self { objects, requests, subscriptions: subscriptions.collect(), metrics };
+        let mut downlink = Self { objects, requests, subscriptions: subscriptions.collect(), next_id: 1, metrics };
         loop {
             let wake = downlink.open_due().await?;
             tokio::select! {
@@ -112,7 +119,19 @@ impl Downlink {
             match subscription.reopen_at {
                 Some(at) if at <= now => {
                     subscription.reopen_at = None;
-                    let held = self.objects.held(subscription.kind);
+                    subscription.refused = false;
+                    let id = SubscriptionId(self.next_id);
+                    self.next_id += 1;
+                    let earlier = std::mem::replace(
+                        &mut subscription.subscriber,
+                        Subscriber::new(id, subscription.kind, Default::default()),
+                    );
+                    if earlier.id().0 != 0 {
+                        // Closed already where the hub did it, which the hub does not mind.
+                        let close = pb::Close { subscription: earlier.id().0 };
+                        send(&self.requests, request(Down::Close(close))).await?;
+                    }
+                    let held = self.objects.held(subscription.kind).await;
                     for message in subscription.subscriber.open("", 0, "", held) {
                         send(&self.requests, message).await?;
                     }
@@ -125,16 +144,17 @@ impl Downlink {
     }
 
     async fn handle(&mut self, message: M) -> Result<(), SessionError> {
+        let (objects, metrics) = (self.objects.clone(), self.metrics.clone());
         match message {
             M::Delta(delta) => {
-                let subscription = find(&mut self.subscriptions, delta.subscription)?;
+                let Some(subscription) = self.find(delta.subscription)? else { return Ok(()) };
                 let apply = subscription.subscriber.delta(delta)?;
-                let answer = commit(&self.objects, &self.metrics, subscription, apply).await?;
+                let answer = commit(&objects, &metrics, subscription, apply).await?;
                 send(&self.requests, request(answer)).await?;
                 self.sync_mark_settled().await
             }
             M::InSync(mark) => {
-                let subscription = find(&mut self.subscriptions, mark.subscription)?;
+                let Some(subscription) = self.find(mark.subscription)? else { return Ok(()) };
                 subscription.subscriber.in_sync(mark)?;
                 subscription.backoff.reset();
                 self.sync_mark_settled().await
@@ -147,11 +167,20 @@ impl Downlink {
     /// Writes down which kinds are complete now.
     async fn sync_mark_settled(&mut self) -> Result<(), SessionError> {
         for subscription in &self.subscriptions {
-            if subscription.subscriber.is_in_sync() {
+            // With a refusal the node does not hold everything, and must not say that it does.
+            if subscription.subscriber.is_in_sync() && !subscription.refused {
                 self.objects.completed(subscription.kind).await?;
             }
         }
         Ok(())
+    }
+
+    /// The open subscription of this number; none for one that was open before.
+    fn find(&mut self, id: u64) -> Result<Option<&mut Subscription>, SessionError> {
+        if id == 0 || id >= self.next_id {
+            return Err(SessionError::Unexpected { got: "an unknown subscription", expected: "one of ours" });
+        }
+        Ok(self.subscriptions.iter_mut().find(|subscription| subscription.subscriber.id().0 == id))
     }
 
     fn closed(&mut self, closed: &pb::Closed) -> Result<(), SessionError> {
@@ -159,7 +188,7 @@ impl Downlink {
         if code == pb::CloseCode::StaleSession {
             return Err(SessionError::Stale { newest: closed.newest_session });
         }
-        let subscription = find(&mut self.subscriptions, closed.subscription)?;
+        let Some(subscription) = self.find(closed.subscription)? else { return Ok(()) };
         let wait = match code {
             pb::CloseCode::Unavailable | pb::CloseCode::Unspecified | pb::CloseCode::Protocol => {
                 subscription.backoff.jittered()
@@ -174,19 +203,19 @@ impl Downlink {
 
 /// Commits a delta and makes its answer.
 async fn commit(
-    objects: &Objects,
+    objects: &Arc<Objects>,
     metrics: &crate::metrics::Metrics,
     subscription: &mut Subscription,
     apply: Apply,
 ) -> Result<Down, SessionError> {
     let mut failures: Vec<(Key, String)> = Vec::new();
-    let mut changes = Vec::with_capacity(apply.changes.len());
+    let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
     for change in apply.changes {
         match change {
-            skerry_sync::Change::Delete { key } => changes.push(Change::Delete { key }),
+            skerry_sync::Change::Delete { key } => deletes.push(Change::Delete { key }),
             skerry_sync::Change::Upsert { key, version, body, encoding, .. } => {
                 match body::check(&key, &body, encoding) {
-                    Ok(uid) => changes.push(Change::Upsert { key, uid: uid.into(), version, body, encoding }),
+                    Ok(uid) => upserts.push(Change::Upsert { key, uid: uid.into(), version, body, encoding }),
                     Err(error) => {
                         metrics.bodies_refused.inc();
                         failures.push((key, skerry_common::chain(&error)));
@@ -195,18 +224,15 @@ async fn commit(
             }
         }
     }
-    let keys: Vec<Key> = changes
-        .iter()
-        .map(|change| match change {
-            Change::Upsert { key, .. } | Change::Delete { key } => key.clone(),
-        })
-        .collect();
-    match objects.apply(subscription.kind, changes).await {
+    let all = deletes.iter().chain(&upserts).cloned().collect();
+    match objects.apply(subscription.kind, all).await {
         Ok(()) => objects.link.store_problem(""),
         Err(StoreError::Full { reason: limit }) => {
+            // Deletions make room and are always taken.
+            objects.apply(subscription.kind, deletes).await?;
             let reason = format!("the node's store is full: {limit}");
             objects.link.store_problem(&reason);
-            failures.extend(keys.into_iter().map(|key| (key, reason.clone())));
+            failures.extend(upserts.iter().map(|change| (key_of(change).clone(), reason.clone())));
             // Asked for again when there may be room.
             subscription.reopen_at = Some(Instant::now() + REFUSED_WAIT);
         }
@@ -215,14 +241,16 @@ async fn commit(
     Ok(if failures.is_empty() {
         Down::Ack(subscription.subscriber.committed(apply.nonce))
     } else {
+        subscription.refused = true;
         tracing::warn!(kind = subscription.kind, objects = failures.len(), "objects refused");
         Down::Nack(subscription.subscriber.refused(apply.nonce, failures))
     })
 }
 
-fn find(subscriptions: &mut [Subscription], id: u64) -> Result<&mut Subscription, SessionError> {
-    let found = subscriptions.iter_mut().find(|subscription| subscription.subscriber.id().0 == id);
-    found.ok_or(SessionError::Unexpected { got: "an unknown subscription", expected: "one of ours" })
+fn key_of(change: &Change) -> &Key {
+    match change {
+        Change::Upsert { key, .. } | Change::Delete { key } => key,
+    }
 }
 
 async fn send(

@@ -26,6 +26,8 @@ pub(crate) struct Objects {
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) link: Arc<Link>,
     state: Mutex<State>,
+    // One for each kind, so that nobody reads what is held between a write and its entry in the index.
+    writing: HashMap<&'static str, Arc<tokio::sync::Mutex<()>>>,
     metrics: Metrics,
 }
 
@@ -48,17 +50,20 @@ impl Objects {
         metrics: Metrics,
     ) -> Result<Self, StoreError> {
         let mut state = State::default();
+        let mut writing = HashMap::new();
         for kind in kinds {
+            writing.insert(kind, Arc::default());
             state.index.insert(kind.to_owned(), store.held(kind).await?.into_iter().collect());
             if store.get_value(&format!("{COMPLETE}{kind}")).await?.is_some() {
                 state.complete.insert(kind.to_owned());
             }
         }
-        Ok(Self { store, listeners, link, state: Mutex::new(state), metrics })
+        Ok(Self { store, listeners, link, state: Mutex::new(state), writing, metrics })
     }
 
-    /// What the node holds of a kind, durably.
-    pub(crate) fn held(&self, kind: &str) -> Vec<(Key, Version)> {
+    /// What the node holds of a kind, durably; waits for a write that is under way.
+    pub(crate) async fn held(&self, kind: &str) -> Vec<(Key, Version)> {
+        let _written = self.lock_kind(kind).await;
         let state = self.lock();
         let index = state.index.get(kind);
         index.into_iter().flatten().map(|(key, version)| (key.clone(), version.clone())).collect()
@@ -69,14 +74,25 @@ impl Objects {
         self.lock().index.get(kind).map_or(0, BTreeMap::len)
     }
 
-    /// Writes changes; they are durable when this returns.
+    /// Writes changes; they are durable when this returns. When the caller stops waiting, the write and
+    /// what follows from it still happen.
     ///
     /// # Errors
     /// When they could not be written; then none of them was.
-    pub(crate) async fn apply(&self, kind: &str, changes: Vec<Change>) -> Result<(), StoreError> {
+    pub(crate) async fn apply(self: &Arc<Self>, kind: &'static str, changes: Vec<Change>) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
         }
+        let written = self.lock_kind(kind).await;
+        let objects = self.clone();
+        let write = tokio::spawn(async move {
+            let _written = written;
+            objects.write(kind, changes).await
+        });
+        write.await.unwrap_or_else(|_| Err(StoreError::Stopped { reason: "the write was aborted".into() }))
+    }
+
+    async fn write(&self, kind: &str, changes: Vec<Change>) -> Result<(), StoreError> {
         let effects: Vec<_> = changes
             .iter()
             .map(|change| match change {
@@ -121,6 +137,13 @@ impl Objects {
 
     pub(crate) fn is_complete(&self, kind: &str) -> bool {
         kind == kinds::LINK || self.lock().complete.contains(kind)
+    }
+
+    async fn lock_kind(&self, kind: &str) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        match self.writing.get(kind) {
+            Some(writing) => Some(writing.clone().lock_owned().await),
+            None => None,
+        }
     }
 
     fn keys(&self, kind: &str) -> Vec<Key> {

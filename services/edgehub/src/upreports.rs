@@ -171,7 +171,7 @@ impl Outbox {
         let pending = self.store.pending(id.saturating_sub(1), 1).await?;
         let Some(report) = pending.into_iter().find(|pending| pending.id == id).map(|pending| pending.report) else {
             // Replaced or dropped while it waited here.
-            self.lock().superseded(id);
+            self.lock().gone(id);
             return Ok(None);
         };
         Ok(Some(pb::Report {
