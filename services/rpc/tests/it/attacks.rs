@@ -199,7 +199,7 @@ async fn the_times_before_the_first_request_are_short() {
 #[tokio::test]
 async fn a_connection_without_preface_is_closed() {
     let server = serve_open(hasty()).await;
-    Raw::tcp(server.address).await.closed(Duration::from_secs(2)).await;
+    Raw::tcp(server.address).await.closed(Duration::from_secs(5)).await;
     // One byte at a time is no better.
     let mut slow = Raw::tcp(server.address).await;
     let started = Instant::now();
@@ -209,8 +209,8 @@ async fn a_connection_without_preface_is_closed() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    slow.closed(Duration::from_secs(2)).await;
-    assert!(started.elapsed() < Duration::from_secs(2));
+    slow.closed(Duration::from_secs(5)).await;
+    assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(server.metrics.ended("test", "no_preface"), 2);
 
     let control = serve_default().await;
@@ -223,7 +223,7 @@ async fn a_connection_without_preface_is_closed() {
 async fn a_connection_without_request_is_closed() {
     let server = serve_open(hasty()).await;
     let started = Instant::now();
-    Raw::http2(server.address).await.closed(Duration::from_secs(2)).await;
+    Raw::http2(server.address).await.closed(Duration::from_secs(5)).await;
     assert!(started.elapsed() >= Duration::from_millis(500));
     // Pings do not count as a request, nor does a header that never ends.
     let mut slow = Raw::http2(server.address).await;
@@ -234,7 +234,7 @@ async fn a_connection_without_request_is_closed() {
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    slow.closed(Duration::from_secs(2)).await;
+    slow.closed(Duration::from_secs(5)).await;
     assert_eq!(server.metrics.ended("test", "no_request"), 2);
     assert_eq!(server.echo.calls(), 0);
 }
@@ -252,16 +252,16 @@ async fn a_connection_that_is_used_stays() {
 async fn a_stalled_tls_handshake_is_closed() {
     let pki = Pki::new();
     let server = serve(policy(), Some(pki.service("cloudhub")), hasty()).await;
-    Raw::tcp(server.address).await.closed(Duration::from_secs(2)).await;
+    Raw::tcp(server.address).await.closed(Duration::from_secs(5)).await;
     // The beginning of a client hello, and then nothing.
     let mut raw = Raw::tcp(server.address).await;
     raw.send(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).await;
-    raw.closed(Duration::from_secs(2)).await;
+    raw.closed(Duration::from_secs(5)).await;
     assert_eq!(server.metrics.refusals("test", "handshake_timeout"), 2);
     // HTTP/2 without TLS, and TLS 1.2, are no handshake.
     let mut raw = Raw::tcp(server.address).await;
     raw.send(PREFACE).await;
-    raw.closed(Duration::from_secs(2)).await;
+    raw.closed(Duration::from_secs(5)).await;
     assert_eq!(server.metrics.refusals("test", "tls"), 1);
     let connection = connect(server.address, pki.node("edge-1")).await;
     assert!(Open::new(connection.channel()).await.is_ok());

@@ -68,7 +68,7 @@ async fn the_next_address_is_tried_when_one_is_dead_or_silent() {
     let to = Target::tcp(addresses, "cloudhub", pki.node("edge-1")).unwrap();
     let started = Instant::now();
     let connection = connect_once(&to, &ClientLimits::default()).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert_eq!(connection.address(), server.address.to_string());
     // In random order as well.
     for _ in 0..5 {

@@ -64,6 +64,9 @@ async fn forward(
     }
 }
 
+/// A tenth of the real times is 1.4 s; a loaded machine may take a second more.
+const SLACK: Duration = Duration::from_millis(2400);
+
 /// A tenth of the real times.
 fn fast_server() -> ServerLimits {
     ServerLimits {
@@ -106,8 +109,8 @@ async fn both_ends_notice_a_silent_cut() {
     let client_noticed = cut.elapsed();
     until("the sweeper", Duration::from_secs(3), || server.metrics.ended("test", "silent") == 1).await;
     let server_noticed = cut.elapsed();
-    assert!(client_noticed < Duration::from_millis(1700), "{client_noticed:?}");
-    assert!(server_noticed < Duration::from_millis(1700), "{server_noticed:?}");
+    assert!(client_noticed < SLACK, "{client_noticed:?}");
+    assert!(server_noticed < SLACK, "{server_noticed:?}");
 }
 
 #[tokio::test]
@@ -129,7 +132,7 @@ async fn each_end_notices_when_only_its_own_direction_is_cut() {
     link.to_client.store(false, Ordering::SeqCst);
     let cut = Instant::now();
     assert_eq!(node.closed().await, CloseReason::Silent);
-    assert!(cut.elapsed() < Duration::from_millis(1700), "{:?}", cut.elapsed());
+    assert!(cut.elapsed() < SLACK, "{:?}", cut.elapsed());
 }
 
 /// HTTP/2's ping is not sent while something comes in, so a node that only listens would look dead.

@@ -15,7 +15,7 @@ fn quick() -> ServerLimits {
     ServerLimits { stream_grace: Duration::from_millis(200), ..ServerLimits::hub() }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_streams_are_told_and_running_calls_finish() {
     let pki = Pki::new();
     let mut server = serve_tls(&pki, quick()).await;
@@ -27,7 +27,7 @@ async fn open_streams_are_told_and_running_calls_finish() {
         streams.push(open);
     }
     let admin = connect(server.address, pki.service("admin")).await;
-    let calls: Vec<_> = (0..10).map(|_| tokio::spawn(list(admin.channel(), "sleep-1000"))).collect();
+    let calls: Vec<_> = (0..10).map(|_| tokio::spawn(list(admin.channel(), "sleep-3000"))).collect();
     until("the calls", Duration::from_secs(5), || server.echo.calls() == 20).await;
 
     let started = Instant::now();
@@ -37,19 +37,19 @@ async fn open_streams_are_told_and_running_calls_finish() {
         assert_eq!((status.code(), status.message()), (Code::Unavailable, "the server is stopping"));
     }
     assert_eq!(node.closed().await, CloseReason::Peer);
-    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
     for call in calls {
         call.await.unwrap().expect("a call that was accepted is answered");
     }
     assert_eq!(admin.closed().await, CloseReason::Peer);
     assert_eq!(server.drain().await, Served::Clean);
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(6));
     // Nobody listens any more.
     let again = skerry_rpc::connect_once(&target(server.address, pki.node("edge-1")), &Default::default()).await;
     assert_eq!(again.unwrap_err().code(), "io");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_and_those_in_a_handshake_do_not_hold_the_drain() {
     let pki = Pki::new();
     let mut server = serve_tls(&pki, quick()).await;
@@ -61,7 +61,7 @@ async fn idle_connections_and_those_in_a_handshake_do_not_hold_the_drain() {
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_says_not_serving_before_anything_ends() {
     let pki = Pki::new();
     let mut server = serve_tls(&pki, quick()).await;
@@ -73,7 +73,7 @@ async fn health_says_not_serving_before_anything_ends() {
     assert_eq!(watch.message().await.unwrap().unwrap().status, 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_takes_nothing_is_cut_at_the_deadline() {
     let metrics = Metrics::default();
     let config = ServerConfig::new("test", localhost(), open_policy()).limits(quick()).metrics(metrics.clone());
@@ -89,7 +89,7 @@ async fn a_peer_that_takes_nothing_is_cut_at_the_deadline() {
     assert_eq!(slow.await.unwrap().unwrap_err().code(), Code::Unavailable);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_and_a_client_that_never_reads() {
     let mut server =
         serve_open(ServerLimits { max_streams: 100, node_rate: Rate { per_second: 10_000, burst: 10_000 }, ..quick() })
@@ -120,7 +120,7 @@ async fn a_thousand_streams_and_a_client_that_never_reads() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_an_open_stream_holds_the_default_server() {
     let Control { address, echo, stop, task } = serve_default().await;
     let mut raw = Raw::http2(address).await;
@@ -132,7 +132,7 @@ async fn control_an_open_stream_holds_the_default_server() {
     task.abort();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_the_server_cuts_everything() {
     let pki = Pki::new();
     let server = serve_tls(&pki, ServerLimits::hub()).await;
@@ -144,7 +144,7 @@ async fn dropping_the_server_cuts_everything() {
     assert!(open.end().await.code() != Code::Ok);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unix_server_can_be_bound_again_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");

@@ -12,7 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_learns_the_identity_of_the_certificate() {
     let pki = Pki::new();
     let server = serve_tls(&pki, ServerLimits::hub()).await;
@@ -23,7 +23,7 @@ async fn a_handler_learns_the_identity_of_the_certificate() {
     assert_eq!(list(admin.channel(), "").await.unwrap().hub, "service admin");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_table_does_not_allow_is_refused_before_the_handler() {
     let pki = Pki::new();
     let server = serve_tls(&pki, ServerLimits::hub()).await;
@@ -46,7 +46,7 @@ async fn what_the_table_does_not_allow_is_refused_before_the_handler() {
 }
 
 /// Every method that the descriptors know, on a server whose table allows nothing.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_is_refused_unless_the_table_names_it() {
     let pki = Pki::new();
     let tls = pki.service("cloudhub");
@@ -80,7 +80,7 @@ async fn every_method_is_refused_unless_the_table_names_it() {
     assert_eq!(server.echo.calls(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_authority_is_refused_by_both_ends() {
     let (ours, theirs) = (Pki::new(), Pki::new());
     let server = serve_tls(&ours, ServerLimits::hub()).await;
@@ -107,7 +107,7 @@ async fn another_authority_is_refused_by_both_ends() {
 }
 
 /// A node's certificate must not serve, nor that of another service.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_connects_only_to_the_service_that_it_means() {
     let pki = Pki::new();
     for tls in [pki.node("edge-1"), pki.service("edgecontroller")] {
@@ -118,7 +118,7 @@ async fn a_client_connects_only_to_the_service_that_it_means() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_anonymous_methods_a_connection_without_certificate_is_closed() {
     let pki = Pki::new();
     let table = Policy::new().allow("skerry.sync.v1.Source", &[Caller::Node]);
@@ -128,7 +128,7 @@ async fn without_anonymous_methods_a_connection_without_certificate_is_closed() 
     assert_eq!(server.metrics.refusals("test", "anonymous"), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tcp_without_tls_is_for_loopback() {
     let config = ServerConfig::new("test", Listen::Tcp(([0, 0, 0, 0], 0).into()), policy());
     assert!(matches!(Server::bind(config).await, Err(BindError::Plaintext(_))));
@@ -139,7 +139,7 @@ async fn tcp_without_tls_is_for_loopback() {
     assert!(skerry_rpc::Target::loopback(([10, 0, 0, 1], 1).into()).is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_the_first_credential_every_handshake_fails_and_a_new_one_needs_no_restart() {
     let pki = Pki::new();
     let (publisher, empty) = pki.empty();
@@ -159,7 +159,7 @@ async fn before_the_first_credential_every_handshake_fails_and_a_new_one_needs_n
     assert_eq!(open.ask().await.unwrap(), "node edge-1");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_without_credential_connects_once_it_has_one() {
     let pki = Pki::new();
     let server = serve_tls(&pki, ServerLimits::hub()).await;
@@ -171,7 +171,7 @@ async fn a_client_without_credential_connects_once_it_has_one() {
     assert_eq!(Open::new(connection.channel()).await.unwrap().next().await.unwrap(), "node edge-7");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_ends_live_connections_and_refuses_new_ones() {
     let pki = Pki::new();
     let (revoke, list) = RevocationPublisher::new();
@@ -206,7 +206,7 @@ async fn revocation_ends_live_connections_and_refuses_new_ones() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newest_connection_of_an_identity_replaces_the_oldest() {
     let pki = Pki::new();
     let limits = ServerLimits { max_connections_per_identity: 2, ..ServerLimits::hub() };
@@ -230,7 +230,7 @@ async fn the_newest_connection_of_an_identity_replaces_the_oldest() {
     assert_eq!(streams[2].ask().await.unwrap(), "node edge-1");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_may_end_a_connection_with_a_reason() {
     let pki = Pki::new();
     let server = serve(policy(), Some(pki.service("cloudhub")), ServerLimits::default()).await;
@@ -242,7 +242,7 @@ async fn a_service_may_end_a_connection_with_a_reason() {
     until("the end", Duration::from_secs(2), || server.metrics.ended("test", "closed_by_service") == 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_for_those_with_a_certificate() {
     let pki = Pki::new();
     let server = serve_tls(&pki, ServerLimits::hub()).await;
@@ -261,7 +261,7 @@ async fn health_is_for_those_with_a_certificate() {
     assert_eq!(check(node, "").await.unwrap(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reflection_lists_the_services_of_the_table() {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -299,4 +299,23 @@ async fn reflection_lists_the_services_of_the_table() {
     let symbol = |name: &str| MessageRequest::FileContainingSymbol(name.to_owned());
     assert!(matches!(ask(symbol("skerry.sync.v1.Source")).await, Ok(MessageResponse::FileDescriptorResponse(_))));
     assert_eq!(ask(symbol("skerry.identity.v1.Identity")).await.unwrap_err().code(), Code::NotFound);
+}
+
+/// Python's reflection client, among others, speaks only the older version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_also_speaks_its_older_version() {
+    use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+    let pki = Pki::new();
+    let server = serve_tls(&pki, ServerLimits::hub()).await;
+    let channel = connect(server.address, pki.node("edge-1")).await.channel();
+    let request = tonic_reflection::pb::v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("skerry.hub.v1.Hub".to_owned())),
+    };
+    let stream = tokio_stream::once(request);
+    let answers = ServerReflectionClient::new(channel).server_reflection_info(stream).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap().message_response.unwrap();
+    assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)));
 }

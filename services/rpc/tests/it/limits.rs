@@ -88,7 +88,7 @@ async fn a_unary_call_ends_at_its_deadline_at_both_ends() {
     let request = skerry_rpc::deadline(sessions("sleep-5000"), Duration::from_millis(200));
     let mut hub = skerry_proto::hub::v1::hub_client::HubClient::new(channel);
     assert_eq!(hub.list_sessions(request).await.unwrap_err().code(), Code::DeadlineExceeded);
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(4));
 
     // The server's own limit, when the caller asks for more.
     let limits = ServerLimits { unary_deadline: Duration::from_millis(200), ..ServerLimits::default() };
@@ -97,7 +97,7 @@ async fn a_unary_call_ends_at_its_deadline_at_both_ends() {
     let channel = skerry_rpc::Channel::lazy(&to, ClientLimits::default());
     let started = std::time::Instant::now();
     assert_eq!(list(channel, "sleep-5000").await.unwrap_err().code(), Code::DeadlineExceeded);
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(4));
     assert_eq!(server.echo.finished.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
