@@ -37,6 +37,9 @@ const OUT_MESSAGES: usize = 256;
 /// API writes at a time for one hub.
 const PARALLEL: usize = 64;
 
+/// How many of them may be Events, which have a lower rate: they must not take every place.
+const PARALLEL_EVENTS: usize = 16;
+
 /// Reports that wait in one lane: twice the window of a reporter.
 const MAX_PER_LANE: usize = 128;
 
@@ -45,6 +48,9 @@ const MAX_BYTES: usize = 64 << 20;
 
 /// When to come back with a report for which there was no room.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
+
+/// The lane of a node's Events.
+const EVENT_LANE: u64 = 0;
 
 /// Lanes of one node for objects; two objects that share one only wait for each other.
 const OBJECT_LANES: u64 = 8;
@@ -62,8 +68,10 @@ type Done = (LaneId, usize, Outcome);
 #[derive(Default)]
 struct Lanes {
     waiting: HashMap<LaneId, VecDeque<Report>>,
-    /// Lanes with something to do that are not being served.
+    /// Lanes with something to do that are not being served: of objects, and of Events.
     ready: VecDeque<LaneId>,
+    ready_events: VecDeque<LaneId>,
+    events_running: usize,
     /// Lanes that are being served.
     served: HashSet<LaneId>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -112,7 +120,7 @@ impl SinkService {
         }
         let mut lanes = Lanes::default();
         let mut reading = true;
-        while reading || !lanes.running.is_empty() || !lanes.ready.is_empty() {
+        while reading || !lanes.running.is_empty() || lanes.has_ready() {
             self.start(&mut lanes);
             let answer = tokio::select! {
                 () = tx.closed() => return Ok(()),
@@ -148,9 +156,10 @@ impl SinkService {
     /// Starts what may run.
     fn start(&self, lanes: &mut Lanes) {
         while lanes.running.len() < PARALLEL {
-            let Some(lane) = lanes.ready.pop_front() else { return };
+            let Some(lane) = lanes.next() else { return };
             let Some(report) = lanes.waiting.get_mut(&lane).and_then(VecDeque::pop_front) else { continue };
             lanes.served.insert(lane.clone());
+            lanes.events_running += usize::from(lane.1 == EVENT_LANE);
             let applier = Arc::clone(&self.applier);
             lanes.running.push(Box::pin(async move {
                 let bytes = report.body.len();
@@ -175,17 +184,32 @@ impl Lanes {
         let idle = queue.is_empty() && !self.served.contains(&lane);
         queue.push_back(report);
         if idle {
-            self.ready.push_back(lane);
+            self.wait(lane);
         }
         None
+    }
+
+    fn wait(&mut self, lane: LaneId) {
+        if lane.1 == EVENT_LANE { self.ready_events.push_back(lane) } else { self.ready.push_back(lane) }
+    }
+
+    fn has_ready(&self) -> bool {
+        !self.ready.is_empty() || !self.ready_events.is_empty()
+    }
+
+    /// The next lane to be served: objects first, they say what runs.
+    fn next(&mut self) -> Option<LaneId> {
+        let room = self.events_running < PARALLEL_EVENTS;
+        self.ready.pop_front().or_else(|| if room { self.ready_events.pop_front() } else { None })
     }
 
     /// A report of the lane was answered.
     fn done(&mut self, lane: LaneId, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.served.remove(&lane);
+        self.events_running = self.events_running.saturating_sub(usize::from(lane.1 == EVENT_LANE));
         if self.waiting.get(&lane).is_some_and(|queue| !queue.is_empty()) {
-            self.ready.push_back(lane);
+            self.wait(lane);
         } else {
             self.waiting.remove(&lane);
         }
@@ -195,7 +219,7 @@ impl Lanes {
 /// The lane of a report within its node.
 fn lane(report: &Report) -> u64 {
     if report.kind == kinds::EVENT {
-        return 0;
+        return EVENT_LANE;
     }
     let mut hasher = DefaultHasher::new();
     if let Some(key) = &report.key {
@@ -214,4 +238,65 @@ fn outcome(id: u64, node: String, applied: Applied) -> Outcome {
         }),
     };
     Outcome { id, node, result: Some(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+    use skerry_proto::sync::v1::Key;
+
+    use super::*;
+
+    fn report(node: usize, kind: &str, name: &str) -> Report {
+        let key = Some(Key { namespace: "ns".to_owned(), name: name.to_owned() });
+        let body = Bytes::from_static(b"{}");
+        Report { node: format!("n{node}"), kind: kind.to_owned(), key, body, ..Report::default() }
+    }
+
+    fn serve(lanes: &mut Lanes) -> Option<LaneId> {
+        let lane = lanes.next()?;
+        lanes.waiting.get_mut(&lane)?.pop_front()?;
+        lanes.served.insert(lane.clone());
+        lanes.events_running += usize::from(lane.1 == EVENT_LANE);
+        Some(lane)
+    }
+
+    #[test]
+    fn a_lane_is_served_in_order_and_by_one() {
+        let mut lanes = Lanes::default();
+        for _ in 0..3 {
+            assert!(lanes.take(report(1, kinds::POD_STATUS, "web")).is_none());
+        }
+        let lane = serve(&mut lanes).unwrap();
+        assert!(serve(&mut lanes).is_none(), "the lane is being served");
+        assert!(lanes.take(report(1, kinds::POD_STATUS, "web")).is_none());
+        assert!(serve(&mut lanes).is_none());
+        for _ in 0..3 {
+            lanes.done(lane.clone(), 2);
+            assert_eq!(serve(&mut lanes).unwrap(), lane);
+        }
+        lanes.done(lane, 2);
+        assert!(!lanes.has_ready() && lanes.waiting.is_empty() && lanes.bytes == 0);
+    }
+
+    #[test]
+    fn events_leave_room_for_statuses() {
+        let mut lanes = Lanes::default();
+        for node in 0..100 {
+            assert!(lanes.take(report(node, kinds::EVENT, "e")).is_none());
+        }
+        let served = std::iter::from_fn(|| serve(&mut lanes)).count();
+        assert_eq!(served, PARALLEL_EVENTS);
+        assert!(lanes.take(report(0, kinds::NODE_STATUS, "n0")).is_none());
+        assert!(serve(&mut lanes).is_some());
+    }
+
+    #[test]
+    fn a_flood_of_one_node_is_postponed() {
+        let mut lanes = Lanes::default();
+        let answers = (0..MAX_PER_LANE + 10).filter_map(|_| lanes.take(report(1, kinds::EVENT, "e")));
+        assert_eq!(answers.count(), 10);
+        assert!(lanes.take(report(2, kinds::EVENT, "e")).is_none());
+    }
 }

@@ -140,6 +140,12 @@ impl Applier {
         if self.sessions.admit(&job.node, job.session).is_err() {
             return Err(stale());
         }
+        if self.leases.is_durable(&job.node, job.session) {
+            return Ok(());
+        }
+        // The write that makes a session durable counts as status traffic: when ten thousand nodes come back
+        // at once, each has one.
+        self.statuses.acquire().await;
         match self.leases.ensure(&job.node, job.session).await {
             Ok(()) => Ok(()),
             Err(EnsureError::Stale(_)) => Err(stale()),
