@@ -193,3 +193,43 @@ impl Context {
         Api::namespaced(self.client.clone(), namespace)
     }
 }
+
+/// A context whose API is a function; for unit tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// What the API answers.
+    pub(crate) type Answer = Result<http::Response<kube::client::Body>, tower::BoxError>;
+
+    /// A context whose API answers each request with what `answer` gives.
+    pub(crate) fn context<F>(answer: impl Fn() -> F + Clone + Send + 'static) -> Arc<Context>
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| answer());
+        let client = Client::new(service, "default");
+        let (recorder, _) = Recorder::new(client.clone());
+        Context::new(client, Options::default(), Metrics::default(), recorder)
+    }
+
+    /// Says that everything has been listed; call it on empty caches.
+    pub(crate) fn sync(ctx: &Context) {
+        let none = HashSet::new();
+        ctx.pods.retain_listed(&none);
+        ctx.nodes.retain_listed(&none);
+        ctx.leases.retain_listed(&none);
+        ctx.replica_sets.retain_listed(&none);
+        ctx.deployments.retain_listed(&none);
+        ctx.daemon_sets.retain_listed(&none);
+        ctx.jobs.retain_listed(&none);
+        ctx.services.retain_listed(&none);
+        ctx.slices.retain_listed(&none);
+        ctx.namespaces.retain_listed(&none);
+        ctx.service_accounts.retain_listed(&none);
+        ctx.root_cas.retain_listed(&none);
+    }
+}

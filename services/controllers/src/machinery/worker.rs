@@ -131,23 +131,12 @@ where
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use super::*;
-    use crate::config::Options;
-    use crate::machinery::events::Recorder;
-    use crate::metrics::Metrics;
-
-    fn context() -> Arc<Context> {
-        // Never asked anything.
-        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| {
-            std::future::pending::<Result<http::Response<kube::client::Body>, tower::BoxError>>()
-        });
-        let client = kube::Client::new(nobody, "default");
-        let (recorder, _) = Recorder::new(client.clone());
-        Context::new(client, Options::default(), Metrics::default(), recorder)
-    }
+    use crate::context::testing;
 
     #[tokio::test(start_paused = true)]
     async fn a_reconcile_that_panics_fails_or_hangs_is_tried_again() {
-        let (ctx, queue, key) = (context(), WorkQueue::default(), Key::new("ns", "a"));
+        let (ctx, queue, key) =
+            (testing::context(|| std::future::pending()), WorkQueue::default(), Key::new("ns", "a"));
         for trouble in ["panic", "error", "hang"] {
             queue.add(key.clone());
             let taken = queue.next().await;
@@ -166,7 +155,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn success_runs_again_only_when_asked_for() {
-        let (ctx, queue, key) = (context(), WorkQueue::default(), Key::new("ns", "a"));
+        let (ctx, queue, key) =
+            (testing::context(|| std::future::pending()), WorkQueue::default(), Key::new("ns", "a"));
         for (next, again) in [(Next::OnChange, false), (Next::After(Duration::from_secs(5)), true)] {
             queue.add(key.clone());
             let taken = queue.next().await;
