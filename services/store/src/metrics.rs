@@ -60,3 +60,30 @@ impl Metrics {
         metrics
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_are_stable() {
+        let mut registry = Registry::with_prefix("skerry");
+        let metrics = Metrics::new(&mut registry);
+        metrics.syncs.inc();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in [
+            "skerry_store_sync_total 1",
+            "skerry_store_group_size_count",
+            "skerry_store_queue_depth",
+            "skerry_store_rows_bytes",
+            "skerry_store_dropped_reports_total",
+            "skerry_store_refused_full_total",
+            "skerry_store_disk_full",
+            "skerry_store_set_aside_total",
+        ] {
+            assert!(text.contains(name), "{name} is not in {text}");
+        }
+    }
+}

@@ -63,6 +63,21 @@ async fn a_bad_new_credential_is_refused_and_the_old_one_stays() {
     assert_eq!(watch.current().unwrap().info().fingerprint, print);
 }
 
+#[test]
+fn a_credential_of_another_ca_does_not_move_the_clock() {
+    let (ca, other) = (ca(), ca());
+    let clock = crate::Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+    let options = CredentialOptions { clock: clock.clone(), ..CredentialOptions::new(domain()) };
+    let (publisher, _watch) = CredentialWatch::channel(options).unwrap();
+    let before = clock.floor();
+    let mine = ca.node_credentials(&node("edge-1"), DAY, now()).unwrap();
+    let foreign = Credentials::new(mine.chain().to_vec(), mine.key().clone_key(), other.bundle().unwrap()).unwrap();
+    assert!(publisher.publish(foreign).is_err());
+    assert_eq!(clock.floor(), before);
+    publisher.publish(mine).unwrap();
+    assert!(clock.floor() > before);
+}
+
 #[tokio::test]
 async fn an_old_certificate_works_to_its_last_second() {
     let ca = ca();

@@ -182,7 +182,7 @@ fn power_cut(records: &[Record], cut: usize, random: &mut Random, target: &Path)
 
 /// Runs a child under the recorder, then cuts the power at many instants. Returns what was lost.
 async fn cuts(weak: bool, cuts: u64, seed: u64) -> Vec<String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast_dir();
     let (path, journal) = (dir.path().join("edge.db"), tempfile::NamedTempFile::new().unwrap());
     let mut settings = vec![("SKERRY_JOURNAL", journal.path().display().to_string())];
     if weak {
@@ -235,7 +235,7 @@ async fn a_failed_sync_stops_the_store_for_good() {
     let all: Vec<u64> =
         if rounds(1) > 1 { (1..=150).collect() } else { (1..=24).chain((25..=110).step_by(5)).collect() };
     for k in all {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = fast_dir();
         let path = dir.path().join("edge.db");
         let output = child::spawn(&path, 40, &[("SKERRY_EIO_SYNC", k.to_string())]).wait_with_output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
@@ -261,7 +261,7 @@ async fn a_failed_sync_stops_the_store_for_good() {
 /// The control: SQLite by itself goes on after a failed sync as if nothing had happened.
 #[test]
 fn sqlite_alone_goes_on_after_a_failed_sync() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast_dir();
     let settings = [("SKERRY_EIO_SYNC", "12".to_owned()), ("SKERRY_PLAIN", "1".to_owned())];
     let output = child::spawn(&dir.path().join("edge.db"), 0, &settings).wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(child::WENT_ON), "{}", String::from_utf8_lossy(&output.stderr));
@@ -277,7 +277,7 @@ fn helper(log: &str, directory: &Path) -> bool {
 async fn a_failed_read_stops_the_store_or_its_start() {
     let (mut stopped, mut again) = (0, 0);
     for k in [1, 2, 3, 5, 8, 13, 21, 34, 55, 70, 80, 90, 100] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = fast_dir();
         let path = dir.path().join("edge.db");
         let (store, _) = Store::open(&path, StoreOptions::default()).unwrap();
         store.put_value("before", "x").await.unwrap();
