@@ -62,45 +62,48 @@ pub(crate) enum Token {
 pub(crate) struct Mint {
     wanted: WorkSet<Slot>,
     rate: RateLimit,
-    state: Mutex<State>,
+    nodes: Mutex<Nodes>,
 }
 
+/// What is kept of one token.
 #[derive(Debug, Default)]
 struct State {
-    minted: HashMap<Slot, Object>,
+    minted: Option<Object>,
     /// Until when a refusal is believed, seconds since the epoch.
-    refused: HashMap<Slot, i64>,
+    refused: Option<i64>,
     /// When to look again, seconds since the epoch.
-    due: HashMap<Slot, i64>,
+    due: Option<i64>,
 }
+
+type Nodes = HashMap<NodeName, HashMap<Key, State>>;
 
 impl Mint {
     pub(crate) fn new() -> Self {
-        Self { wanted: WorkSet::new(), rate: RateLimit::new(PER_SECOND, BURST), state: Mutex::default() }
+        Self { wanted: WorkSet::new(), rate: RateLimit::new(PER_SECOND, BURST), nodes: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known about the token, given what the node holds.
     pub(crate) fn look(&self, node: &NodeName, key: &Key, held: Option<&Version>, now: i64) -> Token {
-        let slot = (node.clone(), key.clone());
-        let mut state = self.lock();
+        let mut nodes = self.lock();
         if let Some(refresh) = held.and_then(refresh_at)
             && now < refresh
         {
-            state.due.insert(slot, refresh);
+            state(&mut nodes, node, key).due = Some(refresh);
             return Token::HeldIsFresh;
         }
-        if let Some(object) = state.minted.get(&slot) {
+        let Some(state) = nodes.get_mut(node).and_then(|tokens| tokens.get_mut(key)) else { return Token::Wanted };
+        if let Some(object) = &state.minted {
             if refresh_at(&object.version).is_some_and(|refresh| now < refresh) {
                 return Token::Minted(object.clone());
             }
-            state.minted.remove(&slot);
+            state.minted = None;
         }
-        match state.refused.get(&slot) {
-            Some(until) if now < *until => Token::Refused,
+        match state.refused {
+            Some(until) if now < until => Token::Refused,
             _ => Token::Wanted,
         }
     }
@@ -112,41 +115,50 @@ impl Mint {
 
     /// The node has it durably: the body is not needed any more.
     pub(crate) fn acked(&self, node: &NodeName, key: &Key) {
-        self.lock().minted.remove(&(node.clone(), key.clone()));
+        if let Some(state) = self.lock().get_mut(node).and_then(|tokens| tokens.get_mut(key)) {
+            state.minted = None;
+        }
     }
 
     /// The node's subscription ended: nothing of it is kept.
     pub(crate) fn forget(&self, node: &NodeName) {
-        let mut state = self.lock();
-        state.minted.retain(|(n, _), _| n != node);
-        state.refused.retain(|(n, _), _| n != node);
-        state.due.retain(|(n, _), _| n != node);
+        self.lock().remove(node);
+    }
+
+    /// The pod is gone: nothing of its token is kept.
+    pub(crate) fn drop_token(&self, node: &NodeName, key: &Key) {
+        if let Some(tokens) = self.lock().get_mut(node) {
+            tokens.remove(key);
+        }
     }
 
     /// Those that have to be looked at again.
     pub(crate) fn take_due(&self, now: i64) -> Vec<Slot> {
-        let mut state = self.lock();
-        let due: Vec<_> = state.due.iter().filter(|(_, at)| **at <= now).map(|(slot, _)| slot.clone()).collect();
-        for slot in &due {
-            state.due.remove(slot);
+        let mut due = Vec::new();
+        for (node, tokens) in self.lock().iter_mut() {
+            for (key, state) in tokens.iter_mut().filter(|(_, state)| state.due.is_some_and(|at| at <= now)) {
+                state.due = None;
+                due.push((node.clone(), key.clone()));
+            }
         }
         due
     }
 
-    fn store(&self, slot: Slot, object: Object) {
-        let mut state = self.lock();
-        state.refused.remove(&slot);
-        if let Some(refresh) = refresh_at(&object.version) {
-            state.due.insert(slot.clone(), refresh);
-        }
-        state.minted.insert(slot, object);
+    fn store(&self, node: &NodeName, key: &Key, object: Object) {
+        let due = refresh_at(&object.version);
+        *state(&mut self.lock(), node, key) = State { minted: Some(object), refused: None, due };
     }
 
-    fn refuse(&self, slot: Slot, now: i64) {
-        let mut state = self.lock();
-        state.refused.insert(slot.clone(), now + REFUSED_FOR);
-        state.due.insert(slot, now + REFUSED_FOR + 1);
+    fn refuse(&self, node: &NodeName, key: &Key, now: i64) {
+        let mut nodes = self.lock();
+        let state = state(&mut nodes, node, key);
+        state.refused = Some(now + REFUSED_FOR);
+        state.due = Some(now + REFUSED_FOR + 1);
     }
+}
+
+fn state<'a>(nodes: &'a mut Nodes, node: &NodeName, key: &Key) -> &'a mut State {
+    nodes.entry(node.clone()).or_default().entry(key.clone()).or_default()
 }
 
 /// When the token of this version has to be renewed. `None` for a version that is not ours.
@@ -187,7 +199,7 @@ async fn work(this: &Minter) {
             Ok(object) => {
                 backoff.reset();
                 this.metrics.tokens_minted.inc();
-                this.mint.store(slot.clone(), object);
+                this.mint.store(node, key, object);
                 this.subs.wake(node, Kind::ServiceAccountToken, key);
             }
             Err(error) if error.is_transient() => {
@@ -198,7 +210,7 @@ async fn work(this: &Minter) {
             Err(error) => {
                 tracing::warn!(%node, %key, error = skerry_common::chain(&error), "token refused");
                 this.metrics.refuse("token_request");
-                this.mint.refuse(slot.clone(), now);
+                this.mint.refuse(node, key, now);
                 this.subs.wake(node, Kind::ServiceAccountToken, key);
             }
         }
@@ -240,6 +252,7 @@ async fn mint(api: &KubeApi, token: &PodToken, now: i64) -> Result<Object, ApiEr
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use super::*;
     use bytes::Bytes;
 
@@ -266,12 +279,12 @@ mod tests {
             body: Bytes::new(),
             encoding: skerry_sync::Encoding::Identity,
         };
-        mint.store((node.clone(), key.clone()), object);
+        mint.store(&node, &key, object);
         assert!(matches!(mint.look(&node, &key, Some(&held), 1801), Token::Minted(_)));
         mint.acked(&node, &key);
         let held = Version::new("1800.2800");
         assert!(matches!(mint.look(&node, &key, Some(&held), 1801), Token::HeldIsFresh));
-        assert!(mint.lock().minted.is_empty());
+        assert!(mint.lock()[&node][&key].minted.is_none());
     }
 
     #[test]
@@ -279,7 +292,7 @@ mod tests {
         let mint = Mint::new();
         let Ok(node) = NodeName::parse("edge-1") else { return };
         let key = Key::new("ns", "web.1");
-        mint.refuse((node.clone(), key.clone()), 100);
+        mint.refuse(&node, &key, 100);
         assert!(matches!(mint.look(&node, &key, None, 101), Token::Refused));
         assert!(matches!(mint.look(&node, &key, None, 161), Token::Wanted));
         assert_eq!(mint.take_due(161).len(), 1);

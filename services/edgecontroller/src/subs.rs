@@ -9,7 +9,7 @@
 //! Limits: kinds × nodes; [`MAX_SUBSCRIPTIONS`] per stream is checked by the source.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skerry_common::{Key, NodeName};
@@ -178,6 +178,7 @@ impl Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Subs {
     nodes: Mutex<HashMap<NodeName, HashMap<Kind, Arc<Sub>>>>,
+    count: AtomicUsize,
 }
 
 impl Subs {
@@ -193,7 +194,9 @@ impl Subs {
         if let Some(newer) = kinds.values().map(|s| s.session).max().filter(|newest| *newest > sub.session) {
             return Err(newer);
         }
-        Ok(kinds.insert(sub.kind, sub))
+        let old = kinds.insert(sub.kind, sub);
+        self.count.fetch_add(usize::from(old.is_none()), Ordering::Relaxed);
+        Ok(old)
     }
 
     /// Removes this very subscription; true if it was still the current one.
@@ -204,6 +207,7 @@ impl Subs {
             return false;
         }
         kinds.remove(&sub.kind);
+        self.count.fetch_sub(1, Ordering::Relaxed);
         if kinds.is_empty() {
             nodes.remove(&sub.node);
         }
@@ -216,6 +220,7 @@ impl Subs {
         let Some(kinds) = nodes.get_mut(node) else { return Vec::new() };
         let older: Vec<_> = kinds.values().filter(|sub| sub.session < session).cloned().collect();
         kinds.retain(|_, sub| sub.session >= session);
+        self.count.fetch_sub(older.len(), Ordering::Relaxed);
         if kinds.is_empty() {
             nodes.remove(node);
         }
@@ -268,6 +273,6 @@ impl Subs {
 
     /// Open subscriptions.
     pub(crate) fn len(&self) -> usize {
-        self.lock().values().map(HashMap::len).sum()
+        self.count.load(Ordering::Relaxed)
     }
 }

@@ -69,7 +69,11 @@ impl NodeView<'_> {
             })
         };
         let Some(PodToken { finished, .. }) = self.cache.token(self.node, key) else {
-            return if self.cache.pods_complete(self.node) { Lookup::Absent } else { Lookup::Unknown };
+            if !self.cache.pods_complete(self.node) {
+                return Lookup::Unknown;
+            }
+            self.mint.drop_token(self.node, key);
+            return Lookup::Absent;
         };
         match (held, self.mint.look(self.node, key, held, self.now)) {
             // A pod that has ended keeps what it has until it is deleted.

@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     referrers: HashMap<(Kind, Key), HashMap<NodeName, u32>>,
     /// Nodes that said what pods they hold, with those of which it is not yet known whether they exist.
     declared: HashMap<NodeName, HashSet<Key>>,
+    /// The same the other way round: a pod whose existence is not settled, and the nodes that hold it.
+    awaited: HashMap<Key, HashSet<NodeName>>,
 }
 
 impl Inner {
@@ -437,20 +439,35 @@ impl Inner {
     // ---- what nodes hold ----
 
     pub(crate) fn declare(&mut self, node: &NodeName, held_pods: Vec<Key>) -> Vec<Wake> {
-        let unproven = held_pods.into_iter().filter(|key| self.proof(Kind::Pod, key) == Proof::None).collect();
+        self.undeclare(node);
+        let unproven: HashSet<Key> =
+            held_pods.into_iter().filter(|key| self.proof(Kind::Pod, key) == Proof::None).collect();
+        for key in &unproven {
+            self.awaited.entry(key.clone()).or_default().insert(node.clone());
+        }
         self.declared.insert(node.clone(), unproven);
         if self.pods_complete(node) { vec![Wake::Node(node.clone())] } else { Vec::new() }
     }
 
     pub(crate) fn undeclare(&mut self, node: &NodeName) {
-        self.declared.remove(node);
+        for key in self.declared.remove(node).into_iter().flatten() {
+            if let Some(nodes) = self.awaited.get_mut(&key) {
+                nodes.remove(node);
+                if nodes.is_empty() {
+                    self.awaited.remove(&key);
+                }
+            }
+        }
     }
 
     /// The existence of a pod is settled now.
     fn settle_pod(&mut self, key: &Key, wakes: &mut Vec<Wake>) {
-        for (node, unproven) in self.declared.iter_mut().filter(|(_, unproven)| !unproven.is_empty()) {
-            if unproven.remove(key) && unproven.is_empty() {
-                wakes.push(Wake::Node(node.clone()));
+        for node in self.awaited.remove(key).into_iter().flatten() {
+            if let Some(unproven) = self.declared.get_mut(&node) {
+                unproven.remove(key);
+                if unproven.is_empty() {
+                    wakes.push(Wake::Node(node));
+                }
             }
         }
     }
