@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::Batch;
+use crate::node;
 use crate::objects::{Change, Effect, uid_is_safe};
 use crate::pod::labels;
 use crate::pod::spec::{PodExt, References, references};
@@ -138,8 +139,19 @@ impl Agent {
                 tracing::warn!("the Node object was deleted; registering again");
                 self.node_news.notify_one();
             }
-            Effect::Node => {}
+            Effect::Node => self.node_changed(),
             Effect::Link => self.node_news.notify_one(),
+        }
+    }
+
+    /// The cloud gave the node up: what it says about the node and its pods is to be told again.
+    fn node_changed(&self) {
+        if self.context.objects.node().as_deref().is_some_and(node::is_given_up) {
+            tracing::info!("the cloud had given this node up; reporting everything again");
+            for running in self.workers.values() {
+                running.handle.control.send_modify(|c| c.repeat += 1);
+            }
+            self.node_news.notify_one();
         }
     }
 
@@ -175,7 +187,7 @@ impl Agent {
         let uid = pod.uid().to_owned();
         let references = references(&pod);
         let namespace = pod.namespace().to_owned();
-        let control = Control { pod, gone, references: 0 };
+        let control = Control { pod, gone, references: 0, repeat: 0 };
         let handle = Worker::spawn(&mut self.tasks, Arc::clone(&self.context), control, self.finished_tx.clone());
         self.workers.insert(uid, Running { handle, references, namespace });
         self.context.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));

@@ -79,7 +79,6 @@ pub(crate) struct Link {
     pub(crate) connected: bool,
     pub(crate) session: u64,
     pub(crate) reason: String,
-    pub(crate) since: Option<String>,
     pub(crate) store_problem: Option<String>,
 }
 

@@ -8,4 +8,5 @@ mod status;
 mod task;
 
 pub(crate) use facts::{facts, memory_capacity};
+pub(crate) use status::is_given_up;
 pub(crate) use task::NodeTask;

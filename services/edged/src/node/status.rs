@@ -157,6 +157,12 @@ fn conditions(view: &View, before: Option<&NodeStatus>, now: jiff::Timestamp) ->
     all
 }
 
+/// Whether the cloud has written the node off: it sets Ready to Unknown when it hears nothing.
+pub(crate) fn is_given_up(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "Unknown")
+}
+
 /// Without what changes by itself: times of heartbeats.
 pub(super) fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
     let still = |s: &NodeStatus| {

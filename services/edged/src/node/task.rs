@@ -36,7 +36,8 @@ pub(crate) struct NodeTask {
     news: Arc<Notify>,
     images: Vec<ContainerImage>,
     images_at: Option<Instant>,
-    sent: Option<(Instant, NodeStatus)>,
+    /// The status that was sent last, and when; no time if it must be sent again.
+    sent: Option<(Option<Instant>, NodeStatus)>,
     was_connected: bool,
 }
 
@@ -71,8 +72,14 @@ impl NodeTask {
         if missing {
             self.register();
         }
-        if back || missing {
-            self.sent = self.sent.take().map(|(_, status)| (Instant::now() - RESEND, status));
+        let given_up = self.context.objects.node().as_deref().is_some_and(status::is_given_up);
+        if let Some((at, mut status)) = self.sent.take() {
+            let due = back || missing || given_up;
+            for c in status.conditions.iter_mut().flatten().filter(|c| given_up && c.type_ == "Ready") {
+                // Its next status is a transition, seen from the API.
+                c.status = "Unknown".into();
+            }
+            self.sent = Some((if due { None } else { at }, status));
         }
     }
 
@@ -107,9 +114,12 @@ impl NodeTask {
             link: self.context.objects.link(),
             images: self.images.clone(),
         };
-        let before = self.sent.as_ref().map(|(_, s)| s.clone()).or_else(|| self.context.objects.node()?.status.clone());
+        let before = self.sent.as_ref().map(|(_, s)| s.clone());
         let new = status::status(&view, before.as_ref(), jiff::Timestamp::now());
-        let due = self.sent.as_ref().is_none_or(|(at, old)| at.elapsed() >= RESEND || !status::same(old, &new));
+        let due = self
+            .sent
+            .as_ref()
+            .is_none_or(|(at, old)| at.is_none_or(|at| at.elapsed() >= RESEND) || !status::same(old, &new));
         if !due {
             return;
         }
@@ -120,7 +130,7 @@ impl NodeTask {
             status: Some(new.clone()),
         };
         self.put(kinds::NODE_STATUS, &node);
-        self.sent = Some((Instant::now(), new));
+        self.sent = Some((Some(Instant::now()), new));
     }
 
     /// Events for conditions that changed.

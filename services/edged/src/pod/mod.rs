@@ -6,6 +6,7 @@
 //! says, and reports the other.
 
 pub(crate) mod backoff;
+pub(crate) mod checkpoint;
 pub(crate) mod labels;
 pub(crate) mod memory;
 pub(crate) mod observed;

@@ -145,7 +145,7 @@ fn a_lost_sandbox_is_stopped_and_replaced() {
     let pod = simple("Always");
     let lost = seen(vec![sandbox(3, false)], vec![container("c", "s3", State::Running, 0, 7)]);
     let stop = Step::StopSandbox { id: "s3".into() };
-    assert_eq!(steps(&pod, &lost), [stop.clone()], "how its containers end is seen first");
+    assert_eq!(steps(&pod, &lost), std::slice::from_ref(&stop), "how its containers end is seen first");
     let stopped = seen(vec![sandbox(3, false)], vec![container("c", "s3", State::Exited, 137, 7)]);
     assert_eq!(steps(&pod, &stopped), [stop, Step::CreateSandbox { attempt: 4 }]);
     let after = seen(vec![sandbox(4, true), sandbox(3, false)], vec![container("c", "s3", State::Exited, 137, 7)]);
@@ -361,7 +361,7 @@ impl World {
             0 => self.now += 7_000,
             1 => self.now += 400_000,
             // A container ends, well or badly, or nobody can tell.
-            2 | 3 | 4 => {
+            2..=4 => {
                 if let Some(c) = self.seen.containers.get_mut(which % count).filter(|c| c.state == State::Running) {
                     c.state = if what == 4 { State::Unknown } else { State::Exited };
                     c.exit_code = i32::from(what == 3);

@@ -17,6 +17,7 @@ use skerry_common::{Key, kinds};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::checkpoint;
 use super::memory::{Memory, Waiting};
 use super::observed::Observed;
 use super::perform::{Done, perform};
@@ -27,6 +28,7 @@ use crate::context::{Context, now_ms};
 use crate::events::{Kind, Subject};
 use crate::reports::Report;
 use crate::runtime::observe::Observer;
+use crate::volumes::PodDir;
 
 /// A runtime that answers with an error is asked again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -45,6 +47,8 @@ pub(crate) struct Control {
     pub(crate) gone: bool,
     /// Grows when something changed that the pod refers to.
     pub(crate) references: u64,
+    /// Grows when the status must be reported though it did not change.
+    pub(crate) repeat: u64,
 }
 
 /// The agent's end of a worker.
@@ -62,6 +66,9 @@ pub(crate) struct Worker {
     observer: Observer,
     memory: Memory,
     reported: Option<PodStatus>,
+    /// What was reported last, also by an earlier process.
+    known: Option<PodStatus>,
+    repeated: u64,
     /// When containers must have ended, and the grace that led to it.
     end: Option<(Instant, i64)>,
     references: u64,
@@ -85,6 +92,8 @@ impl Worker {
             observer: Observer::default(),
             memory: Memory::default(),
             reported: None,
+            known: None,
+            repeated: 0,
             end: None,
             references: 0,
         };
@@ -97,8 +106,17 @@ impl Worker {
 
     async fn run(mut self) {
         let mut turns = 0;
+        self.known = self.checkpoint().await;
         loop {
-            let control = self.control.borrow_and_update().clone();
+            let mut control = self.control.borrow_and_update().clone();
+            // The cloud sends no status down; what the plan reads of it is our own.
+            if control.pod.status.is_none() && self.known.is_some() {
+                Arc::make_mut(&mut control.pod).status.clone_from(&self.known);
+            }
+            if self.repeated != control.repeat {
+                self.repeated = control.repeat;
+                self.reported = None;
+            }
             if self.references != control.references {
                 self.references = control.references;
                 self.memory.references_changed();
@@ -116,7 +134,7 @@ impl Worker {
             let now = now_ms();
             let desired = self.desired(&control, now);
             let plan = plan(&control.pod, desired, &seen, &self.memory, now);
-            self.tell(&control, desired, &seen, &plan, now);
+            self.tell(&control, desired, &seen, &plan, now).await;
             if plan.steps.is_empty() {
                 turns = 0;
                 let wake = self.age_pull_errors(&control.pod, now);
@@ -221,7 +239,7 @@ impl Worker {
     }
 
     /// Reports the status if it changed.
-    fn tell(&mut self, control: &Control, desired: Desired, seen: &Observed, plan: &Plan, now: i64) {
+    async fn tell(&mut self, control: &Control, desired: Desired, seen: &Observed, plan: &Plan, now: i64) {
         let ending = matches!(desired, Desired::End { .. });
         // A pod whose containers are being removed keeps the status that shows how they ended.
         if control.gone || (ending && seen.sandboxes.is_empty() && self.reported.is_some()) {
@@ -241,7 +259,7 @@ impl Worker {
             seen,
             memory: &self.memory,
             backing_off: &plan.backing_off,
-            before: self.reported.as_ref(),
+            before: self.reported.as_ref().or(self.known.as_ref()),
             host_ips: &learned.facts.host_ips,
             runtime: &learned.runtime,
             now,
@@ -268,7 +286,24 @@ impl Worker {
                 body: body.into(),
             });
         }
+        if self.known.as_ref() != Some(&computed) {
+            let (dir, status) = (self.directory(control), computed.clone());
+            let stored = tokio::task::spawn_blocking(move || checkpoint::store(&dir, &status)).await;
+            if let Ok(Err(error)) = stored {
+                tracing::warn!(pod = %pod.full_name(), %error, "status not kept on disk");
+            }
+        }
+        self.known = Some(computed.clone());
         self.reported = Some(computed);
+    }
+
+    fn directory(&self, control: &Control) -> PodDir {
+        PodDir::new(&self.context.root, control.pod.uid())
+    }
+
+    async fn checkpoint(&self) -> Option<PodStatus> {
+        let dir = self.directory(&self.control.borrow().clone());
+        tokio::task::spawn_blocking(move || checkpoint::load(&dir)).await.ok().flatten()
     }
 
     fn finish(&self, control: &Control) {

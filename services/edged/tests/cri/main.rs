@@ -410,3 +410,39 @@ async fn a_host_network_pod_and_a_privileged_one_see_the_machine() {
     wait("the log", || log().contains("read-only"), log).await;
     assert!(log().contains("/dev/kmsg"), "{}", log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_does_not_run_again_though_the_runtime_lost_it() {
+    let mut node = Node::start().await;
+    node.put_pod("job", "uid-1", json!({"restartPolicy": "Never", "containers": [shell("exit 0")]}));
+    let first = node.until("uid-1", "success", |s| s["phase"] == "Succeeded").await;
+    node.kill_agent().await;
+    for id in node.ctr(&["containers", "ls", "-q"]).lines() {
+        node.ctr(&["containers", "rm", id]);
+    }
+    // The runtime forgets what its database does not have.
+    node.containerd.runtime().unwrap().kill_daemon(Signal::SIGKILL);
+    node.containerd.runtime().unwrap().start_daemon().unwrap();
+    let reports = node.hub.received(kinds::POD_STATUS).len();
+    node.start_agent().await;
+    wait("a report", || node.hub.received(kinds::POD_STATUS).len() > reports, String::new).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let second = node.status("uid-1");
+    assert_eq!((&second["phase"], &second["startTime"]), (&json!("Succeeded"), &first["startTime"]));
+    assert_eq!(second["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed", "{second:#}");
+    assert_eq!(node.ctr(&["tasks", "ls"]).matches("RUNNING").count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_the_cloud_gave_up_tells_everything_again() {
+    let node = Node::start().await;
+    node.put_pod("p", "uid-1", sleeper());
+    node.until_running("uid-1").await;
+    wait("the status", || node.node_condition("Ready").is_some_and(|c| c.0 == "True"), String::new).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let count = || (node.hub.received(kinds::POD_STATUS).len(), node.hub.received(kinds::NODE_STATUS).len());
+    let before = count();
+    let unknown = json!({"conditions": [{"type": "Ready", "status": "Unknown"}]});
+    node.hub.put(kinds::NODE, "", &node.name, json!({ "status": unknown }));
+    wait("both again", || count().0 > before.0 && count().1 > before.1, || format!("{:?}", count())).await;
+}
