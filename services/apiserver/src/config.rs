@@ -112,6 +112,7 @@ impl Config {
             stopping: CancellationToken::new(),
         });
         api.reload_registry();
+        crate::sweep::orphans(&api).await;
         bootstrap::note_services(&api);
         bootstrap::run(&api, address, jiff::Timestamp::now()).await.map_err(ServerError::Bootstrap)?;
         let server = ApiServer::new(api, serving, listener, address)?;

@@ -23,6 +23,7 @@ mod snapshots;
 mod state;
 mod storage;
 mod subresources;
+mod sweep;
 mod typed;
 mod verbs;
 mod view;

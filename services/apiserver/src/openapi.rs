@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value, json};
 use skerry_apimachinery::{Registry, Resource};
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v2`: an empty document, in protobuf or JSON.
 pub(crate) fn v2(headers: &HeaderMap) -> Response {

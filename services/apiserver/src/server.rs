@@ -157,6 +157,7 @@ impl ApiServer {
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), ServerError> {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let router = http::router(self.api.clone());
+        let sweeper = tokio::spawn(crate::sweep::events(self.api.clone()));
         tracing::info!(address = %self.address, "api server listening");
         let mut stopped = stop.clone();
         let stopped = stopped.stopped();
@@ -200,6 +201,7 @@ impl ApiServer {
             () = drained => {}
             () = stop.forced() => tracing::warn!("connections were closed at the drain deadline"),
         }
+        sweeper.abort();
         let api = self.api.clone();
         let closed = tokio::task::spawn_blocking(move || api.storage.close()).await;
         if let Err(error) = closed {

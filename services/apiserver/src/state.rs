@@ -25,6 +25,8 @@ pub(crate) const MAX_WATCHERS: usize = 20_000;
 pub(crate) const MAX_REQUESTS: usize = 2_000;
 /// Largest page of a list; a larger limit is cut. Lists without a limit are streamed.
 pub(crate) const MAX_PAGE: usize = 10_000;
+/// A request that is no watch is over by then: its body has come and its write is committed.
+pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// How long a watch lives when the client does not say.
 pub(crate) const WATCH_TIME: Duration = Duration::from_secs(45 * 60);
 /// Longest watch.

@@ -39,6 +39,9 @@ async fn a_pod_is_created_bound_and_deleted_gracefully() {
     let found = pods.list(&ListParams::default().fields("spec.nodeName=n1")).await.unwrap();
     assert_eq!(found.items.len(), 1);
 
+    let scheduled = found.items[0].status.clone().unwrap().conditions.unwrap();
+    assert_eq!((scheduled[0].type_.as_str(), scheduled[0].status.as_str()), ("PodScheduled", "True"));
+
     let status = json!({"status": {"phase": "Running", "podIP": "10.0.0.9"}});
     let patched = pods.patch_status("web", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     assert_eq!(patched.status.unwrap().phase.as_deref(), Some("Running"));

@@ -223,7 +223,10 @@ fn nodes_and_custom_resources() {
     c.ok("get widget w -o jsonpath={.spec.size}/{.metadata.generation}", "5/2");
     c.ok("patch widget w --subresource=status --type=merge -p {\"status\":{\"size\":5}}", "patched");
     c.ok("get widget w -o jsonpath={.status.size}/{.metadata.generation}", "5/2");
-    c.ok("delete widget w", "deleted");
+    c.ok("delete crd widgets.example.com", "deleted");
+    // The objects went with their definition.
+    c.ok_with("apply -f -", Some(CRD), "created");
+    c.ok("get wd", "No resources found");
     c.ok("delete crd widgets.example.com", "deleted");
     // kubectl still has the discovery documents from before.
     c.fails_with("get wd", None, "the server could not find the requested resource");

@@ -141,3 +141,16 @@ async fn tables_and_metadata_are_watched_too() {
         assert_eq!(first["object"]["kind"], kind);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_watches_and_is_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = support::Running::start(support::build(dir.path()).await);
+    let maps: Api<ConfigMap> = Api::default_namespaced(support::client(&running.admin).await);
+    let version = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let params = WatchParams::default().timeout(60);
+    let watches = [maps.watch(&params, &version).await.unwrap(), maps.watch(&params, &version).await.unwrap()];
+    let reading = tokio::spawn(futures::future::join_all(watches.map(|w| w.collect::<Vec<_>>())));
+    assert_eq!(running.stop().await, skerry_common::drain::Drained::Clean);
+    reading.await.unwrap();
+}

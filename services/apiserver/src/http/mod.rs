@@ -15,7 +15,7 @@ pub(crate) use reply::{List, Reply, json_response, metadata_only};
 use crate::auth::{Attributes, User, authenticate};
 use crate::call::Call;
 use crate::metrics::RequestLabels;
-use crate::state::{Api, MAX_BODY};
+use crate::state::{Api, MAX_BODY, REQUEST_TIME};
 use crate::{discovery, reviews, subresources, verbs};
 use axum::Router;
 use axum::body::Body;
@@ -196,8 +196,13 @@ async fn resource(
         now,
         warnings: Vec::new(),
     };
-    call.body = read_body(body).await?;
-    let reply = run(&mut call, verb).await?;
+    let work = async {
+        call.body = read_body(body).await?;
+        run(&mut call, verb).await
+    };
+    let reply = tokio::time::timeout(REQUEST_TIME, work)
+        .await
+        .map_err(|_| ApiError::Timeout(format!("the request took more than {} s", REQUEST_TIME.as_secs())))??;
     drop(permit);
     Ok(reply_response(&call, reply))
 }
@@ -206,7 +211,7 @@ async fn run(call: &mut Call, verb: &str) -> Result<Reply, ApiError> {
     if call.resource.review {
         return if verb == "create" { reviews::review(call).await } else { Err(ApiError::MethodNotAllowed) };
     }
-    if !matches!(call.path.subresource.as_str(), "" | "status" | "finalize" | "ephemeralcontainers" | "approval") {
+    if !matches!(call.path.subresource.as_str(), "" | "status" | "finalize" | "ephemeralcontainers") {
         return subresources::serve(call, verb).await;
     }
     match verb {

@@ -110,8 +110,7 @@ fn list_response(call: &Call, list: List) -> Response {
     let resource = call.resource.clone();
     match call.form {
         Form::Table => {
-            let row =
-                |entry: &Arc<Entry>| table_row(&resource, &view::value(&resource, entry), &call.include, call.now);
+            let row = |entry: &Arc<Entry>| table_row(&resource, &entry.value(), &call.include, call.now);
             let rows = list.entries.iter().map(row).collect();
             json_response(StatusCode::OK, &table(&resource, rows, meta, true))
         }

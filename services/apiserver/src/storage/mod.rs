@@ -119,6 +119,11 @@ impl Storage {
         self.shared.cache(storage)
     }
 
+    /// The names of all resources that were ever read or written.
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        self.shared.caches.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// One object.
     pub(crate) fn get(&self, storage: &str, namespace: &str, name: &str) -> Option<Arc<Entry>> {
         self.cache(storage).get(&ObjectKey::new(namespace, name))

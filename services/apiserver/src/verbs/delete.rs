@@ -128,6 +128,11 @@ fn marked(resource: &Resource, old: &Value, removal: &Removal, now: Timestamp) -
     Some((new, false))
 }
 
+/// Where the objects of a definition are stored.
+pub(crate) fn definition_storage(definition: &Value) -> String {
+    format!("{}/{}", str_at(definition, "/spec/group"), str_at(definition, "/spec/names/plural"))
+}
+
 /// Deletes the object `target` (namespace, name).
 pub(crate) async fn remove(
     api: &Api,
@@ -168,6 +173,9 @@ pub(crate) async fn remove(
                 }
                 if &*resource.storage == CRD {
                     api.reload_registry();
+                    if gone {
+                        crate::sweep::all_of(api, &definition_storage(&old)).await;
+                    }
                 }
                 let entry = entries.into_iter().next().unwrap_or(entry);
                 return Ok(Removed { entry, gone });

@@ -13,7 +13,7 @@ mod update;
 mod watch;
 
 pub(crate) use create::create;
-pub(crate) use delete::{Removal, delete, delete_collection, remove};
+pub(crate) use delete::{Removal, definition_storage, delete, delete_collection, remove};
 pub(crate) use list::list;
 pub(crate) use modify::{Outcome, modify, modify_other};
 pub(crate) use patch::{body as patch_body, patch, patched};

@@ -86,6 +86,9 @@ pub(crate) async fn modify_other(
             Ok(entries) => {
                 if &*resource.storage == CRD {
                     api.reload_registry();
+                    if delete {
+                        crate::sweep::all_of(api, &super::definition_storage(&old)).await;
+                    }
                 }
                 if is_service && delete {
                     api.addresses.release(&old);
@@ -163,7 +166,8 @@ fn merge_parts(resource: &Resource, subresource: &str, new: &mut Value, old: &Va
             set(&mut merged, &["spec"], "finalizers", finalizers);
             *new = merged;
         }
-        "approval" => {}
+        // A binding sets the node and its condition, and was checked by its handler.
+        "binding" => {}
         _ if resource.has("status") => put(new, "status", field(old, "status")),
         _ => {}
     }

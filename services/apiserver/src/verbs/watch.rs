@@ -180,8 +180,8 @@ impl Watcher {
             Form::Json | Form::Discovery => return view::line(&self.resource, kind, entry),
             Form::Metadata => metadata_only(&view::value(&self.resource, entry)),
             Form::Table => {
-                let object = view::value(&self.resource, entry);
-                let row = table_row(&self.resource, &object, &self.include, jiff::Timestamp::now());
+                // Printers know the stored form.
+                let row = table_row(&self.resource, &entry.value(), &self.include, jiff::Timestamp::now());
                 let meta = json!({"resourceVersion": entry.version.to_string()});
                 let first = !std::mem::replace(&mut self.columns_sent, true);
                 table(&self.resource, vec![row], meta, first)
