@@ -38,6 +38,8 @@ impl View for NodeView<'_> {
                 encoding: encoding(object.encoding),
             }),
             Sight::Absent => Lookup::Absent,
+            // A node that joins has no Node yet. It holds none either, so nothing can be deleted by this.
+            Sight::Unproven if held.is_none() && self.kind.scope() == Scope::Own => Lookup::Absent,
             Sight::Unproven => {
                 self.confirm.ask(self.kind, key.clone());
                 Lookup::Unknown
