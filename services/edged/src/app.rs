@@ -62,6 +62,11 @@ impl Edged {
         for dir in [&config.root_dir, &config.pod_log_dir] {
             tokio::fs::create_dir_all(dir).await.map_err(|e| Error::io(dir, e))?;
         }
+        // Secrets lie below; the kubelet's mode.
+        let pods = config.root_dir.join("pods");
+        tokio::fs::create_dir_all(&pods).await.map_err(|e| Error::io(&pods, e))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
+        tokio::fs::set_permissions(&pods, mode).await.map_err(|e| Error::io(&pods, e))?;
         let channel = match connect {
             Connect::Socket(path) => Channel::unix(path),
             Connect::Pipe(connector) => Channel::pipe(connector),

@@ -26,6 +26,8 @@ const REFILL: Duration = Duration::from_secs(300);
 const REPEAT_AFTER: Duration = Duration::from_secs(300);
 /// More than a node with 110 pods in trouble has.
 const MAX_KNOWN: usize = 4096;
+/// Longest part of the object's name in the name of an Event, which may have 253 bytes.
+const MAX_NAME: usize = 230;
 /// Longest message of an Event.
 const MAX_MESSAGE: usize = 1024;
 
@@ -120,7 +122,8 @@ impl Events {
             Kind::Warning => tracing::warn!(object = of.name.as_deref(), reason, "{message}"),
         }
         let namespace = of.namespace.clone().unwrap_or_else(|| "default".into());
-        let name = format!("{}.{hash:016x}", of.name.as_deref().unwrap_or_default());
+        let prefix: String = of.name.iter().flat_map(|n| n.chars()).take(MAX_NAME).collect();
+        let name = format!("{}.{hash:016x}", prefix.trim_end_matches(['-', '.']));
         let event = Event {
             metadata: ObjectMeta {
                 name: Some(name.clone()),

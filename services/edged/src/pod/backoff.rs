@@ -77,6 +77,11 @@ impl Retry {
         delay
     }
 
+    /// The delay that one more failure would set.
+    pub(crate) fn delay_after_next(&self, limits: Limits) -> i64 {
+        self.delay.delay_ms.saturating_mul(2).clamp(limits.first_ms, limits.last_ms)
+    }
+
     pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }

@@ -32,6 +32,10 @@ use crate::volumes::{self, PodDir};
 /// How long after the agent's start the list of services is waited for.
 const SERVICES_SETTLE: Duration = Duration::from_secs(5);
 
+/// An object that does not come is said to be missing when the delay between looks has grown to this,
+/// which is after a quarter of a minute.
+const SAY_PENDING_AFTER_MS: i64 = 8_000;
+
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Done {
@@ -113,9 +117,9 @@ async fn prepare_volumes(context: &Arc<Context>, pod: &Arc<Pod>, seen: &Observed
             Done::Yes
         }
         Err(problem) => {
-            memory.volumes_retry.failed(now_ms(), RETRY);
-            if let Problem::Config(message) = &problem {
-                context.events.record(&Subject::pod(pod), Kind::Warning, "FailedMount", message);
+            let waits = memory.volumes_retry.failed(now_ms(), RETRY);
+            if matches!(problem, Problem::Config(_)) || waits >= SAY_PENDING_AFTER_MS {
+                context.events.record(&Subject::pod(pod), Kind::Warning, "FailedMount", problem.text());
             }
             Done::Failed
         }
@@ -187,12 +191,14 @@ async fn start_container(
     let facts = facts(context, seen);
     let config = match configure(context, pod, container, &image, &facts, restart_count).await {
         Ok(config) => config,
-        // The rest of the pod's objects are on their way.
-        Err(Problem::Pending(_)) => {
-            memory.container(name).retry.failed(now_ms(), RETRY);
-            return Done::Failed;
-        }
-        Err(Problem::Config(message)) => {
+        Err(problem) => {
+            let message = problem.text().to_owned();
+            // The rest of the pod's objects are on their way.
+            let delay = memory.container(name).retry.delay_after_next(RETRY);
+            if matches!(problem, Problem::Pending(_)) && delay < SAY_PENDING_AFTER_MS {
+                memory.container(name).retry.failed(now_ms(), RETRY);
+                return Done::Failed;
+            }
             context.events.record(&subject, Kind::Warning, "Failed", &format!("Error: {message}"));
             return failed(memory, Waiting::new("CreateContainerConfigError", message), RETRY);
         }

@@ -33,6 +33,8 @@ const SLOWEST_WITH_EVENTS: Duration = Duration::from_secs(30);
 const MOVING_FOR: Duration = Duration::from_secs(3);
 /// Shorter silence is a busy machine.
 const UNWELL_AFTER: Duration = Duration::from_secs(10);
+/// Nobody listens on the socket: a restart of the runtime takes less.
+const DOWN_AFTER: Duration = Duration::from_secs(2);
 /// How often the runtime's own conditions are asked for.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
 
@@ -117,8 +119,10 @@ impl Relist {
                 }
                 Err(status) => {
                     tracing::debug!(code = ?status.code(), "container runtime did not list");
+                    interval = FASTEST;
                     let silent = last_answer.elapsed();
-                    if silent >= UNWELL_AFTER || status.code() != Code::DeadlineExceeded {
+                    let patience = if status.code() == Code::Unavailable { DOWN_AFTER } else { UNWELL_AFTER };
+                    if silent >= patience {
                         complete = false;
                         next_status = Instant::now();
                         self.set_health(Health { answers: false, trouble: describe(&status) });

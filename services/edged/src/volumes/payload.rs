@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
-use skerry_common::kinds;
 
 use super::atomic::File;
 use crate::env::{Problem, no_config_map, no_secret};
@@ -171,13 +170,11 @@ impl Collector<'_> {
         let audience = source.audience.as_deref().unwrap_or_default();
         let seconds = source.expiration_seconds.unwrap_or(DEFAULT_TOKEN_SECONDS);
         let Some(token) = self.objects.token(self.pod.uid(), audience, seconds) else {
-            // The cloud issues it for a pod that it has just bound; it is never an error at once.
+            // The cloud issues it after it has bound the pod, so it comes a moment later.
             let what = self.pod.spec().service_account_name.as_deref().unwrap_or("default");
-            return Err(Problem::missing(
-                self.objects,
-                kinds::SERVICE_ACCOUNT_TOKEN,
-                format!("failed to fetch token: the cloud has not issued one for service account {what:?} yet"),
-            ));
+            return Err(Problem::Pending(format!(
+                "failed to fetch token: the cloud has not issued one for service account {what:?} yet"
+            )));
         };
         let mode = self.mode;
         self.put(&source.path, token.token.clone().into_bytes(), Some(mode))?;
