@@ -3,18 +3,15 @@
 //! Only wires: arguments, logging, client, admin server, signal. Exit codes: 0 stopped as asked, 1 failed,
 //! 64 wrong arguments or kubeconfig.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use skerry_common::{drain, exit, shutdown};
+use skerry_common::process::{self, Failure, ProcessOptions};
 use skerry_controllers::{Controllers, Metrics};
-use skerry_telemetry as telemetry;
-
-/// How long tasks may take to stop; they stop at their next await.
-const DRAIN: Duration = Duration::from_secs(10);
+use skerry_telemetry::{LogConfig, LogFormat};
 
 /// The scheduler and the controllers of a Skerry control plane.
 #[derive(Debug, Parser)]
@@ -26,51 +23,26 @@ struct Args {
     /// The CA certificate (PEM) to publish in every namespace; without it the one of the kubeconfig.
     #[arg(long, value_name = "FILE")]
     root_ca: Option<PathBuf>,
+    /// Address of the admin server.
+    #[arg(long, default_value = "127.0.0.1:9094")]
+    admin: SocketAddr,
     /// What to log, for example `info,skerry_controllers=debug`.
-    #[arg(long, env = "SKERRY_LOG", default_value = "info")]
-    log: String,
+    #[arg(long, env = "SKERRY_LOG")]
+    log: Option<String>,
+    /// Log as JSON.
+    #[arg(long)]
+    log_json: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
-    let log = telemetry::LogConfig {
-        filter: Some(args.log.clone()),
-        service: "skerry-controllers".to_owned(),
-        ..Default::default()
-    };
-    let _guard = match telemetry::init(&log) {
-        Ok(guard) => guard,
-        Err(_) => return ExitCode::from(exit::USAGE),
-    };
-    let controllers = match build(&args).await {
-        Ok(controllers) => controllers,
-        Err(cause) => {
-            tracing::error!(%cause, "cannot start");
-            return ExitCode::from(exit::USAGE);
-        }
-    };
-    let (trigger, watch) = drain::channel(DRAIN);
-    let mut running = tokio::spawn(controllers.run(watch));
-    let result = tokio::select! {
-        result = &mut running => result,
-        signal = shutdown::requested() => {
-            tracing::info!(signal = signal.unwrap_or("none"), "stopping");
-            trigger.drain().await;
-            running.await
-        }
-    };
-    match result {
-        Ok(Ok(())) => ExitCode::from(exit::OK),
-        Ok(Err(error)) => {
-            tracing::error!(cause = %skerry_common::chain(&error), "controllers failed");
-            ExitCode::from(exit::FAILED)
-        }
-        Err(error) => {
-            tracing::error!(%error, "controllers failed");
-            ExitCode::from(exit::FAILED)
-        }
-    }
+    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
+    let log = LogConfig { format, filter: args.log.clone(), service: "controllers".to_owned() };
+    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+        let mut controllers = build(&args).await.map_err(Failure::usage)?;
+        controllers.metrics = process.registry.register(Metrics::new);
+        controllers.run(process.stop).await.map_err(Failure::failed)
+    })
 }
 
 async fn build(args: &Args) -> Result<Controllers, String> {
@@ -88,10 +60,7 @@ async fn build(args: &Args) -> Result<Controllers, String> {
         None => config.root_cert.iter().flatten().map(|der| pem(der)).collect(),
     };
     let client = kube::Client::try_from(config).map_err(|e| skerry_common::chain(&e))?;
-    let registry = telemetry::Registry::new();
-    let mut controllers = Controllers::new(client, root_ca);
-    controllers.metrics = registry.register(Metrics::new);
-    Ok(controllers)
+    Ok(Controllers::new(client, root_ca))
 }
 
 /// A certificate as PEM.

@@ -4,6 +4,7 @@
 //! and need root.
 
 mod machine;
+pub mod ports;
 mod system;
 
 pub use machine::Machine;

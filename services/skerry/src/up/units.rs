@@ -44,7 +44,9 @@ pub(super) fn control_plane(found: &Places, state: &State) -> Result<()> {
 pub(super) fn controllers(found: &Places, state: &State) -> Result<()> {
     let ports = &state.ports;
     let kubeconfig = text(&found.dir.join(places::KUBECONFIG))?;
-    found.want("controllers", &unit(3, program("controllers")?, vec!["--kubeconfig".into(), kubeconfig]))?;
+    let admin = ports.admin.controllers.to_string();
+    let arguments = vec!["--kubeconfig".into(), kubeconfig, "--admin".into(), admin];
+    found.want("controllers", &unit(3, program("controllers")?, arguments))?;
     let edgecontroller = json!({
         "listen": ports.edgecontroller,
         "kubeconfig": found.dir.join(places::KUBECONFIG),

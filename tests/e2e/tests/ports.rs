@@ -1,0 +1,222 @@
+//! README's port table against a running system: nothing else listens, and each port lets in only
+//! those whom the table names.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::disallowed_methods)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
+
+use base64::Engine as _;
+use jiff::Timestamp;
+use serde_json::Value;
+use skerry_common::NodeName;
+use skerry_e2e::{System, ports};
+use skerry_identity::{
+    Ca, Clock, CredentialOptions, CredentialStore, CredentialWatch, Credentials, TrustBundle, TrustDomain, pin,
+};
+use skerry_proto::hub::v1 as hub_pb;
+use skerry_proto::hub::v1::hub_client::HubClient;
+use skerry_proto::identity::v1 as identity_pb;
+use skerry_proto::identity::v1::identity_client::IdentityClient;
+use skerry_proto::identity::v1::issuer_client::IssuerClient;
+use skerry_rpc::{ClientLimits, ClientTls, Target, connect_once, deadline};
+use tonic::{Code, Request};
+
+const BASE: u16 = 21_300;
+const LIFE: Duration = Duration::from_secs(600);
+
+/// README names the default ports; `--port-base` counts them up in this order.
+const OFFSETS: [(&str, u16); 8] = [
+    ("0.0.0.0:10000", 0),
+    ("127.0.0.1:16443", 1),
+    ("127.0.0.1:10100", 2),
+    ("127.0.0.1:9091", 3),
+    ("127.0.0.1:9092", 4),
+    ("127.0.0.1:9093", 5),
+    ("127.0.0.1:9094", 6),
+    ("127.0.0.1:9095", 7),
+];
+
+fn here(documented: &str) -> Option<SocketAddr> {
+    let offset = OFFSETS.iter().find(|(address, _)| *address == documented).map(|(_, offset)| *offset);
+    // edged takes the port after edgehub's.
+    let offset = offset.or((documented == "127.0.0.1:9096").then_some(8))?;
+    Some(SocketAddr::from(([127, 0, 0, 1], BASE + offset)))
+}
+
+fn pids(system: &System) -> BTreeMap<String, i64> {
+    fs::read_dir(system.dir().join("run"))
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "pid"))
+        .map(|entry| {
+            let record: Value = serde_json::from_slice(&fs::read(entry.path()).unwrap()).unwrap();
+            (record["name"].as_str().unwrap().to_owned(), record["pid"].as_i64().unwrap())
+        })
+        .collect()
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Not even a connection, or one that was closed at once.
+    NoConnection,
+    /// The call reached its handler.
+    Reached,
+    /// It was refused before.
+    Refused(Code),
+}
+
+fn outcome<T>(result: Result<T, tonic::Status>) -> Outcome {
+    match result.map_err(|status| status.code()) {
+        Ok(_) => Outcome::Reached,
+        Err(Code::Unavailable) => Outcome::NoConnection,
+        Err(code @ (Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented)) => Outcome::Refused(code),
+        // The handler's own words about a request that is nonsense.
+        Err(_) => Outcome::Reached,
+    }
+}
+
+/// Calls one method of each kind at a port.
+async fn calls(address: SocketAddr, service: &str, tls: ClientTls) -> BTreeMap<&'static str, Outcome> {
+    let target = Target::tcp([address.to_string()], service, tls).unwrap();
+    let Ok(connection) = connect_once(&target, &ClientLimits::default()).await else {
+        return ["ListSessions", "Renew", "IssueForRenewal"].map(|name| (name, Outcome::NoConnection)).into();
+    };
+    let within = Duration::from_secs(5);
+    let list = deadline(Request::new(hub_pb::ListSessionsRequest::default()), within);
+    let renew = deadline(Request::new(identity_pb::RenewRequest::default()), within);
+    let issue = deadline(Request::new(identity_pb::IssueForRenewalRequest::default()), within);
+    BTreeMap::from([
+        ("ListSessions", outcome(HubClient::new(connection.channel()).list_sessions(list).await)),
+        ("Renew", outcome(IdentityClient::new(connection.channel()).renew(renew).await)),
+        ("IssueForRenewal", outcome(IssuerClient::new(connection.channel()).issue_for_renewal(issue).await)),
+    ])
+}
+
+fn watch(credentials: Credentials, domain: &TrustDomain) -> ClientTls {
+    CredentialWatch::fixed(CredentialOptions::new(domain.clone()), credentials).unwrap().into()
+}
+
+/// Every credential that somebody may come with.
+fn callers(system: &System) -> BTreeMap<&'static str, ClientTls> {
+    let secret = system.kubectl(&["get", "secret", "-n", "skerry-system", "skerry-ca"]).unwrap();
+    let field = |name: &str| {
+        let text = secret["data"][name].as_str().unwrap();
+        String::from_utf8(base64::prelude::BASE64_STANDARD.decode(text).unwrap()).unwrap()
+    };
+    let ca = Ca::from_pem(&field("ca.crt"), &field("ca.key")).unwrap();
+    let domain = ca.trust_domain().clone();
+    let now = Timestamp::now();
+    let service = |name: &str| watch(ca.service_credentials(name, &[], LIFE, now).unwrap(), &domain);
+
+    // Somebody with a CA of their own, who trusts ours and says the same names.
+    let foreign_ca = Ca::generate(&domain).unwrap();
+    let stranger = foreign_ca.service_credentials("admin", &[], LIFE, now).unwrap();
+    let both = ca.bundle().unwrap().union(&foreign_ca.bundle().unwrap()).unwrap();
+    let stranger = Credentials::from_pem(&stranger.chain_pem(), &stranger.key_pem(), &TrustBundle::pem(&both)).unwrap();
+
+    let store = CredentialStore::open(system.dir().join("edge/credentials")).unwrap();
+    let (node, ..) = store.load(&domain, &Clock::system()).newest.unwrap();
+    // A certificate that ended a minute ago cannot be used by our own client; one for another node can.
+    let other = ca.node_credentials(&NodeName::parse("edge-2").unwrap(), LIFE, now).unwrap();
+    BTreeMap::from([
+        ("nobody", ClientTls::from(pin::client_config(ca.spki_hash()).unwrap())),
+        ("stranger", watch(stranger, &domain)),
+        ("node", watch(node, &domain)),
+        ("other node", watch(other, &domain)),
+        ("cloudhub", service("cloudhub")),
+        ("admin", service("admin")),
+        ("other service", service("devicecontroller")),
+    ])
+}
+
+#[test]
+fn the_port_table_is_complete_and_true() {
+    let system = System::up(BASE, &["--processes"]).unwrap();
+    let table = ports::table().unwrap();
+
+    // What listens is in the table, and what is in the table listens.
+    let mut documented: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
+    for row in &table {
+        if let Some(address) = here(&row.address) {
+            let process = row.process.split(' ').next().unwrap().to_owned();
+            documented.entry(process).or_default().insert(address);
+        } else {
+            assert!(row.address.starts_with("<data-dir>/"), "{row:?}: unknown port");
+        }
+    }
+    let mut real: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
+    for (name, pid) in pids(&system) {
+        let sockets = ports::listening(pid);
+        if !sockets.is_empty() {
+            real.insert(name, sockets);
+        }
+    }
+    assert_eq!(real, documented);
+
+    for row in table.iter().filter(|row| row.protocol == "HTTP admin") {
+        let address = here(&row.address).unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{row:?}: {answer}");
+        for secret in ["PRIVATE KEY", "BEGIN CERTIFICATE", "not-a-real-secret"] {
+            assert!(!answer.contains(secret), "{row:?} shows a secret");
+        }
+    }
+
+    let socket = system.dir().join("edge/edgehub.sock");
+    let meta = fs::metadata(&socket).unwrap();
+    assert_eq!((meta.permissions().mode() & 0o777, meta.uid()), (0o600, 0), "only root reaches edgehub");
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(matrix(&system));
+    system.down().unwrap();
+}
+
+async fn matrix(system: &System) {
+    use Outcome::{NoConnection, Reached, Refused};
+    let denied = Refused(Code::PermissionDenied);
+    let callers = callers(system);
+    // caller: ListSessions and Renew at cloudhub, IssueForRenewal at edgecontroller
+    let expected = [
+        ("nobody", [denied, denied, NoConnection]),
+        ("stranger", [NoConnection, NoConnection, NoConnection]),
+        ("node", [denied, Reached, denied]),
+        ("other node", [denied, Reached, denied]),
+        ("cloudhub", [denied, denied, Reached]),
+        ("admin", [Reached, denied, denied]),
+        ("other service", [denied, denied, denied]),
+    ];
+    let hub = here("0.0.0.0:10000").unwrap();
+    let edgecontroller = here("127.0.0.1:10100").unwrap();
+    let mut wrong = Vec::new();
+    for (caller, [list, renew, issue]) in expected {
+        let tls = callers[caller].clone();
+        let at_hub = calls(hub, "cloudhub", tls.clone()).await;
+        let at_controller = calls(edgecontroller, "edgecontroller", tls).await;
+        for (port, found, method, want) in [
+            ("cloudhub", &at_hub, "ListSessions", list),
+            ("cloudhub", &at_hub, "Renew", renew),
+            ("edgecontroller", &at_controller, "IssueForRenewal", issue),
+        ] {
+            if found[method] != want {
+                wrong.push(format!("{caller} {method} at {port}: {:?}, not {want:?}", found[method]));
+            }
+        }
+        // What a port does not serve, nobody reaches.
+        for (port, found, method) in
+            [("cloudhub", &at_hub, "IssueForRenewal"), ("edgecontroller", &at_controller, "Renew")]
+        {
+            if found[method] == Reached {
+                wrong.push(format!("{caller} reaches {method} at {port}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n  {}", wrong.join("\n  "));
+}
