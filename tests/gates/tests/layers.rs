@@ -79,7 +79,7 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("tonic-health", &["skerry-rpc"]),
     ("tonic-reflection", &["skerry-rpc"]),
     ("opentelemetry", &["skerry-telemetry"]),
-    ("tikv-jemallocator", &["skerry"]),
+    ("tikv-jemallocator", &["skerry", "skerry-cloudhub"]),
 ];
 
 /// Crates that do no IO: they get none of these, so that a simulation can drive them.
