@@ -26,12 +26,27 @@ pub(crate) enum Reason {
     TooManyPods,
     /// Not enough of this resource.
     Insufficient(String),
+    /// No wanted peer is near.
+    PodAffinity,
+    /// A peer that the pod does not want is near.
+    PodAntiAffinity,
+    /// A peer that does not want the pod is near.
+    ExistingAntiAffinity,
+    /// The topology would become too uneven.
+    Spread,
+    /// The node is in no topology domain.
+    SpreadLabel,
 }
 
 impl Reason {
     /// Can a pod that leaves a node make room?
     pub(crate) fn waits_for_room(&self) -> bool {
         matches!(self, Self::Ports | Self::TooManyPods | Self::Insufficient(_))
+    }
+
+    /// Can other pods, when they come or go, change this?
+    pub(crate) fn waits_for_peers(&self) -> bool {
+        matches!(self, Self::PodAffinity | Self::PodAntiAffinity | Self::ExistingAntiAffinity | Self::Spread)
     }
 
     fn text(&self) -> String {
@@ -42,6 +57,11 @@ impl Reason {
             Self::Ports => "node(s) didn't have free ports for the requested pod ports".into(),
             Self::TooManyPods => "Too many pods".into(),
             Self::Insufficient(name) => format!("Insufficient {name}"),
+            Self::PodAffinity => "node(s) didn't match pod affinity rules".into(),
+            Self::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules".into(),
+            Self::ExistingAntiAffinity => "node(s) didn't satisfy existing pods anti-affinity rules".into(),
+            Self::Spread => "node(s) didn't match pod topology spread constraints".into(),
+            Self::SpreadLabel => "node(s) didn't match pod topology spread constraints (missing required label)".into(),
         }
     }
 }

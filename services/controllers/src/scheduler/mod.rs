@@ -5,10 +5,9 @@
 //! no request and no list; binding waits only for the API server.
 //!
 //! Looks at: taints, nodeSelector and required node affinity, host ports, requests against allocatable,
-//! number of pods; then prefers free nodes, nodes without siblings, preferred affinity. Pods of other
-//! schedulers and with scheduling gates are left alone. Not looked at: affinity between pods, topology
-//! spread constraints, volumes, preemption; a pod that asks for the first two is placed without them
-//! and gets a Warning event that says so.
+//! number of pods, required affinity between pods and hard topology spread ([`peers`]); then prefers free
+//! nodes, nodes without siblings, preferred node affinity. Pods of other schedulers and with scheduling
+//! gates are left alone. Not looked at: preferred affinity between pods, volumes, preemption.
 //!
 //! Invariant: a pod that was placed counts as using its node from the decision on, until the API says
 //! otherwise; so two pods never get the same last room.
@@ -19,10 +18,11 @@
 mod filter;
 mod model;
 mod need;
+mod peers;
 mod pending;
 mod score;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,8 @@ use crate::pods;
 use filter::Reason;
 use model::{Model, NodeState};
 use need::Need;
-use pending::Pending;
+use peers::Rules;
+use pending::{Cause, Pending, WaitsFor};
 
 /// The scheduler name of pods that are ours.
 const NAME: &str = "default-scheduler";
@@ -76,7 +77,6 @@ pub(crate) fn install(ctx: &Arc<Context>, tasks: &mut Tasks) {
         model: Model::default(),
         pending: Pending::new(ctx.options.scheduler_backoff, ctx.options.scheduler_flush),
         assumed: HashMap::new(),
-        warned: HashSet::new(),
         start: 0,
         ctx: ctx.clone(),
     };
@@ -89,15 +89,13 @@ struct Scheduler {
     pending: Pending,
     /// Pods that we have placed and that the cache does not show on a node yet, with their uid.
     assumed: HashMap<Key, Option<String>>,
-    /// Uids of pods about which the warning on ignored fields was given.
-    warned: HashSet<String>,
     /// Where the next search begins, so that all nodes get their turn.
     start: usize,
 }
 
 enum Decision {
     Node(Arc<str>),
-    None { message: String, room: bool },
+    None { message: String, waits: WaitsFor },
 }
 
 struct Done {
@@ -163,7 +161,7 @@ impl Scheduler {
             Item::Node(key) => match self.ctx.nodes.get(key) {
                 Some(node) => {
                     if self.model.set_node(&node) {
-                        self.pending.wake_parked(false, now);
+                        self.pending.wake_parked(Cause::Node, now);
                     }
                 }
                 None => self.model.remove_node(&key.name),
@@ -177,14 +175,16 @@ impl Scheduler {
             self.assumed.remove(key);
             self.pending.remove(key);
             if self.model.remove(key) {
-                self.pending.wake_parked(true, now);
+                self.pending.wake_parked(Cause::Left, now);
             }
             return;
         };
         if let Some(node) = pods::node_name(&pod) {
             self.assumed.remove(key);
             self.pending.remove(key);
-            self.model.place(key, node, Need::of(&pod));
+            if self.model.place(key, node, Need::of(&pod)) {
+                self.pending.wake_parked(Cause::Came, now);
+            }
             return;
         }
         if self.assumed.get(key).is_some_and(|uid| *uid == pod.metadata.uid) {
@@ -203,9 +203,9 @@ impl Scheduler {
         let need = Need::of(pod);
         let (ctx, pod) = (self.ctx.clone(), pod.clone());
         let uid = pod.metadata.uid.clone();
-        match decide(&self.model, &mut self.start, &pod, &need) {
+        let rules = Rules::of(&pod, &self.model, self.ctx.as_ref());
+        match decide(&self.model, &mut self.start, &pod, &need, rules.as_ref()) {
             Decision::Node(node) => {
-                self.warn_about_ignored(&pod);
                 self.model.place(&key, &node, need);
                 self.assumed.insert(key.clone(), uid.clone());
                 calls.spawn(async move {
@@ -213,8 +213,8 @@ impl Scheduler {
                     Done { key, uid, bound: true, result }
                 });
             }
-            Decision::None { message, room } => {
-                self.pending.park(&key, room, now);
+            Decision::None { message, waits } => {
+                self.pending.park(&key, waits, now);
                 calls.spawn(async move {
                     let result = with_deadline(report(&ctx, &key, &pod, message)).await;
                     Done { key, uid, bound: false, result }
@@ -253,29 +253,10 @@ impl Scheduler {
             }
         }
     }
-
-    fn warn_about_ignored(&mut self, pod: &Pod) {
-        let Some(spec) = &pod.spec else { return };
-        let affinity = spec.affinity.as_ref();
-        let between_pods = affinity.is_some_and(|a| {
-            a.pod_affinity.as_ref().is_some_and(|p| p.required_during_scheduling_ignored_during_execution.is_some())
-                || a.pod_anti_affinity
-                    .as_ref()
-                    .is_some_and(|p| p.required_during_scheduling_ignored_during_execution.is_some())
-        });
-        let spread = spec.topology_spread_constraints.iter().flatten().any(|c| c.when_unsatisfiable == "DoNotSchedule");
-        if (between_pods || spread)
-            && self.warned.len() < CHANGES_AT_ONCE
-            && self.warned.insert(pods::uid(pod).to_owned())
-        {
-            let why = "this scheduler ignores affinity between pods and topologySpreadConstraints";
-            self.ctx.recorder.event(NAME, pod, Severity::Warning, "ConstraintIgnored", why);
-        }
-    }
 }
 
 /// Chooses a node. `start` is where the search begins, so that all nodes get their turn.
-fn decide(model: &Model, start: &mut usize, pod: &Pod, need: &Need) -> Decision {
+fn decide(model: &Model, start: &mut usize, pod: &Pod, need: &Need, rules: Option<&Rules>) -> Decision {
     let default = Default::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
     let nodes = model.nodes();
@@ -290,7 +271,10 @@ fn decide(model: &Model, start: &mut usize, pod: &Pod, need: &Need) -> Decision 
         let index = narrowed.as_ref().map_or(Some(position), |n| n.get(position).copied());
         let Some(state) = index.and_then(|i| nodes.get(i)).filter(|s| s.node.is_some()) else { continue };
         looked += 1;
-        let why = filter::check(spec, need, state);
+        let mut why = filter::check(spec, need, state);
+        if why.is_empty() {
+            why.extend(rules.and_then(|r| r.check(state)));
+        }
         if why.is_empty() {
             candidates.push(state);
             if candidates.len() >= enough {
@@ -305,11 +289,27 @@ fn decide(model: &Model, start: &mut usize, pod: &Pod, need: &Need) -> Decision 
         *start = start.wrapping_add(looked);
         return Decision::Node(name);
     }
-    let room = reasons.iter().any(Reason::waits_for_room);
+    let waits = if reasons.iter().any(Reason::waits_for_peers) {
+        WaitsFor::Peers
+    } else if reasons.iter().any(Reason::waits_for_room) {
+        WaitsFor::Room
+    } else {
+        WaitsFor::Nodes
+    };
     let present = model.present();
     // Nodes that were not looked at were ruled out by name.
     reasons.extend(std::iter::repeat_n(Reason::Affinity, present.saturating_sub(looked)));
-    Decision::None { message: filter::explain(present, reasons), room }
+    Decision::None { message: filter::explain(present, reasons), waits }
+}
+
+impl peers::Cluster for Context {
+    fn pod(&self, key: &Key) -> Option<Arc<Pod>> {
+        self.pods.get(key)
+    }
+
+    fn namespace_labels(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        self.namespaces.get(&Key::new("", name)).and_then(|n| n.metadata.labels.clone())
+    }
 }
 
 fn is_ours(pod: &Pod) -> bool {

@@ -92,6 +92,8 @@ pub(crate) struct Model {
     by_name: HashMap<Arc<str>, usize>,
     by_hostname: HashMap<String, HashSet<usize>>,
     pods: HashMap<Key, Placed>,
+    /// Placed pods with required anti-affinity.
+    repelling: HashSet<Key>,
     present: usize,
 }
 
@@ -173,25 +175,40 @@ impl Model {
         index
     }
 
-    /// The pod is on this node, or is about to be.
-    pub(crate) fn place(&mut self, key: &Key, node: &str, need: Need) {
+    /// The pod is on this node, or is about to be. Returns whether that is new.
+    pub(crate) fn place(&mut self, key: &Key, node: &str, need: Need) -> bool {
         if let Some(placed) = self.pods.get(key)
             && self.nodes.get(placed.node).is_some_and(|n| &*n.name == node)
             && placed.need == need
         {
-            return;
+            return false;
         }
         self.remove(key);
         let index = self.index_of(&node.into());
         if let Some(state) = self.nodes.get_mut(index) {
             state.apply(&need, 1);
         }
+        if need.repels {
+            self.repelling.insert(key.clone());
+        }
         self.pods.insert(key.clone(), Placed { node: index, need });
+        true
+    }
+
+    /// All placed pods and their nodes.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (&Key, &NodeState)> {
+        self.pods.iter().filter_map(|(key, placed)| Some((key, self.nodes.get(placed.node)?)))
+    }
+
+    /// The placed pods with required anti-affinity, and their nodes.
+    pub(crate) fn repelling(&self) -> impl Iterator<Item = (&Key, &NodeState)> {
+        self.repelling.iter().filter_map(|key| Some((key, self.nodes.get(self.pods.get(key)?.node)?)))
     }
 
     /// The pod uses nothing any more. Returns whether it did.
     pub(crate) fn remove(&mut self, key: &Key) -> bool {
         let Some(placed) = self.pods.remove(key) else { return false };
+        self.repelling.remove(key);
         if let Some(state) = self.nodes.get_mut(placed.node) {
             state.apply(&placed.need, -1);
         }

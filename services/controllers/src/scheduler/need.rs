@@ -89,6 +89,8 @@ pub(crate) struct Need {
     pub(crate) ports: Vec<HostPort>,
     /// The uid of the controlling owner.
     pub(crate) owner: Option<Arc<str>>,
+    /// Has the pod required anti-affinity?
+    pub(crate) repels: bool,
 }
 
 fn requests(container: &Container) -> Amounts {
@@ -150,6 +152,7 @@ impl Need {
             scored,
             ports: ports.collect(),
             owner: controller_of(&pod.metadata).map(|o| o.uid.as_str().into()),
+            repels: super::peers::repels(pod),
         }
     }
 }

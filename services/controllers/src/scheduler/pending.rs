@@ -6,7 +6,7 @@
 //! between two tries of a pod lies at least its backoff.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,38 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use skerry_common::Key;
 use tokio::time::Instant;
+
+/// What can help a pod that fits nowhere now, beside a change of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitsFor {
+    /// Nothing else.
+    Nodes,
+    /// A pod that leaves its node.
+    Room,
+    /// A pod that comes or goes.
+    Peers,
+}
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A node has changed.
+    Node,
+    /// A pod has left its node.
+    Left,
+    /// A pod has come to a node.
+    Came,
+}
+
+impl WaitsFor {
+    fn helped_by(self, cause: Cause) -> bool {
+        match cause {
+            Cause::Node => true,
+            Cause::Left => self != Self::Nodes,
+            Cause::Came => self == Self::Peers,
+        }
+    }
+}
 
 type Order = (Reverse<i32>, Option<Timestamp>, Key);
 
@@ -23,7 +55,7 @@ enum Place {
     Backoff(Instant),
     Parked {
         since: Instant,
-        room: bool,
+        waits: WaitsFor,
     },
     /// Popped: a decision or a call is under way.
     Out,
@@ -43,6 +75,9 @@ pub(crate) struct Pending {
     entries: HashMap<Key, Entry>,
     active: BTreeSet<Order>,
     backoff: BTreeSet<(Instant, Key)>,
+    parked: HashSet<Key>,
+    /// How many of `parked` wait for room and for peers: many pods come and go while none does.
+    waiting: (usize, usize),
     limits: (Duration, Duration),
     flush: Duration,
 }
@@ -55,7 +90,15 @@ fn order(key: &Key, pod: &Pod) -> Order {
 impl Pending {
     /// `limits` are the first and the longest backoff.
     pub(crate) fn new(limits: (Duration, Duration), flush: Duration) -> Self {
-        Self { entries: HashMap::new(), active: BTreeSet::new(), backoff: BTreeSet::new(), limits, flush }
+        Self {
+            entries: HashMap::new(),
+            active: BTreeSet::new(),
+            backoff: BTreeSet::new(),
+            parked: HashSet::new(),
+            waiting: (0, 0),
+            limits,
+            flush,
+        }
     }
 
     /// A pod without node is seen. A new one, or one whose spec changed, may be tried now.
@@ -82,7 +125,8 @@ impl Pending {
             Place::Backoff(at) => {
                 self.backoff.remove(&(at, key.clone()));
             }
-            Place::Parked { .. } | Place::Out => {}
+            Place::Parked { waits, .. } => self.unpark(key, waits),
+            Place::Out => {}
         }
     }
 
@@ -97,50 +141,63 @@ impl Pending {
         Some((key, entry.pod.clone()))
     }
 
-    /// A popped pod fits nowhere. `room`: only because nodes are full, so a pod that leaves may help.
-    pub(crate) fn park(&mut self, key: &Key, room: bool, now: Instant) {
+    /// A popped pod fits nowhere.
+    pub(crate) fn park(&mut self, key: &Key, waits: WaitsFor, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.place = Place::Parked { since: now, room };
+            entry.place = Place::Parked { since: now, waits };
+            self.parked.insert(key.clone());
+            self.waiting.0 += usize::from(waits == WaitsFor::Room);
+            self.waiting.1 += usize::from(waits == WaitsFor::Peers);
+        }
+    }
+
+    fn unpark(&mut self, key: &Key, waits: WaitsFor) {
+        if self.parked.remove(key) {
+            self.waiting.0 -= usize::from(waits == WaitsFor::Room);
+            self.waiting.1 -= usize::from(waits == WaitsFor::Peers);
         }
     }
 
     /// The call for a popped pod failed.
     pub(crate) fn failed(&mut self, key: &Key, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.place = Place::Parked { since: now, room: false };
-            self.wake(key.clone(), now);
-        }
+        self.wake(key.clone(), now);
     }
 
-    /// Something changed: parked pods are tried again after their backoff. `only_room`: the change can
-    /// help only those that wait for room.
-    pub(crate) fn wake_parked(&mut self, only_room: bool, now: Instant) {
-        let keys: Vec<Key> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| matches!(e.place, Place::Parked { room, .. } if room || !only_room))
-            .map(|(k, _)| k.clone())
-            .collect();
-        for key in keys {
-            self.wake(key, now);
+    /// Something happened: parked pods that it can help are tried again after their backoff.
+    pub(crate) fn wake_parked(&mut self, cause: Cause, now: Instant) {
+        let (room, peers) = self.waiting;
+        let nobody = match cause {
+            Cause::Node => self.parked.is_empty(),
+            Cause::Left => room + peers == 0,
+            Cause::Came => peers == 0,
+        };
+        if !nobody {
+            self.wake_if(now, |_, waits| waits.helped_by(cause));
         }
     }
 
     /// Wakes what has been parked for too long. Call it now and then.
     pub(crate) fn flush(&mut self, now: Instant) {
-        let due: Vec<Key> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| matches!(e.place, Place::Parked { since, .. } if now - since >= self.flush))
-            .map(|(k, _)| k.clone())
-            .collect();
-        for key in due {
+        let flush = self.flush;
+        self.wake_if(now, |since, _| now - since >= flush);
+    }
+
+    fn wake_if(&mut self, now: Instant, due: impl Fn(Instant, WaitsFor) -> bool) {
+        let is_due = |key: &&Key| match self.entries.get(*key).map(|e| e.place) {
+            Some(Place::Parked { since, waits }) => due(since, waits),
+            _ => false,
+        };
+        let keys: Vec<Key> = self.parked.iter().filter(is_due).cloned().collect();
+        for key in keys {
             self.wake(key, now);
         }
     }
 
     fn wake(&mut self, key: Key, now: Instant) {
         let (first, longest) = self.limits;
+        if let Some(Place::Parked { waits, .. }) = self.entries.get(&key).map(|e| e.place) {
+            self.unpark(&key, waits);
+        }
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let exponent = entry.attempts.saturating_sub(1).min(16);
         let backoff = first.saturating_mul(1 << exponent).min(longest);
@@ -225,12 +282,13 @@ mod tests {
         p.offer(&key, &pod);
         let start = Instant::now();
         p.pop(start).unwrap();
-        p.park(&key, false, start);
+        p.park(&key, WaitsFor::Nodes, start);
         p.offer(&key, &pod);
         assert!(!p.has_active(start), "its own status write must not wake it");
-        p.wake_parked(true, start);
+        p.wake_parked(Cause::Left, start);
+        p.wake_parked(Cause::Came, start);
         assert_eq!(p.next_wake(), None, "room does not help it");
-        p.wake_parked(false, start);
+        p.wake_parked(Cause::Node, start);
         assert_eq!(p.next_wake(), Some(start + Duration::from_secs(1)));
         assert!(p.has_active(start + Duration::from_secs(1)));
         let second = start + Duration::from_secs(1);
@@ -242,6 +300,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn pods_that_come_and_go_wake_those_they_can_help() {
+        for (waits, left, came) in
+            [(WaitsFor::Nodes, false, false), (WaitsFor::Room, true, false), (WaitsFor::Peers, true, true)]
+        {
+            for (cause, wakes) in [(Cause::Left, left), (Cause::Came, came), (Cause::Node, true)] {
+                let mut p = pending();
+                let (key, pod) = pod("a", 0, "2026-01-01T00:00:00Z");
+                let now = Instant::now();
+                p.offer(&key, &pod);
+                p.pop(now).unwrap();
+                p.park(&key, waits, now);
+                p.wake_parked(cause, now);
+                assert_eq!(p.next_wake().is_some(), wakes, "{waits:?} {cause:?}");
+                p.remove(&key);
+                assert_eq!((p.waiting, p.parked.len()), ((0, 0), 0));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_changed_spec_is_tried_at_once_and_flush_wakes_the_rest() {
         let mut p = pending();
         let (key, before) = pod("a", 0, "2026-01-01T00:00:00Z");
@@ -249,11 +327,11 @@ mod tests {
         let now = Instant::now();
         p.offer(&key, &before);
         p.pop(now).unwrap();
-        p.park(&key, false, now);
+        p.park(&key, WaitsFor::Nodes, now);
         p.offer(&key, &after);
         assert!(p.has_active(now));
         p.pop(now).unwrap();
-        p.park(&key, false, now);
+        p.park(&key, WaitsFor::Nodes, now);
         assert_eq!(p.unschedulable(), 1);
         p.flush(now + Duration::from_secs(299));
         assert_eq!(p.next_wake(), None);

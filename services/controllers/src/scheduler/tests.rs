@@ -32,7 +32,7 @@ fn decisions_are_quick_and_even_among_a_thousand_nodes() {
     let (mut start, began) = (0, std::time::Instant::now());
     for i in 0..PODS {
         let need = Need::of(&pod);
-        let Decision::Node(node) = decide(&model, &mut start, &pod, &need) else { panic!("it fits") };
+        let Decision::Node(node) = decide(&model, &mut start, &pod, &need, None) else { panic!("it fits") };
         model.place(&Key::new("ns", format!("p{i}")), &node, need);
     }
     let rate = PODS as f64 / began.elapsed().as_secs_f64();

@@ -95,6 +95,33 @@ async fn pods_go_where_they_ask_and_foreign_ones_are_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_keep_apart_get_a_node_each() {
+    let c = start().await;
+    c.node("n1").await;
+    c.node("n2").await;
+    let apart = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"group": "g"}}}]}}});
+    for name in ["a", "b", "c"] {
+        let mut pod = pod(name, apart.clone());
+        pod["metadata"]["labels"]["group"] = json!("g");
+        c.create::<Pod>(pod).await;
+    }
+    let told = until("one of three says why", async || {
+        let pods = c.pods("group=g").await;
+        let placed = pods.iter().filter(|p| node_of(p).is_some()).count();
+        let told = pods
+            .iter()
+            .find(|p| condition(p, "PodScheduled").2.contains("2 node(s) didn't match pod anti-affinity rules"));
+        told.filter(|_| placed == 2).map(|p| p.metadata.name.clone().unwrap())
+    })
+    .await;
+    c.node("n3").await;
+    until("it gets the third node", async || (node_of(&c.pod(&told).await).as_deref() == Some("n3")).then_some(()))
+        .await;
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_pods_are_placed_quickly() {
     const PODS: usize = 1000;
     let c = start_with(fast()).await;
