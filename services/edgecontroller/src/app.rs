@@ -165,7 +165,7 @@ impl EdgeController {
             metrics: Arc::clone(&metrics),
             unknown_nodes,
         };
-        let (statuses, events, written) = apply::limits(checked.status_per_second);
+        let (statuses, events, nodes) = apply::rates(checked.status_per_second);
         let applier = Arc::new(Applier {
             api: api.clone(),
             cache,
@@ -178,7 +178,8 @@ impl EdgeController {
             metrics: Arc::clone(&metrics),
             statuses,
             events,
-            written,
+            nodes,
+            written: apply::Written::default(),
         });
         let issuer = IssuerService {
             api: api.clone(),

@@ -5,7 +5,7 @@
 //! Limits: [`WORK_LIMIT`] entries; what does not fit is dropped and counted, and comes back with the next
 //! look of its subscription (at the latest after a minute).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -110,6 +110,43 @@ impl RateLimit {
     }
 }
 
+/// A rate for each of many: who is too fast is told when to come back, the others do not notice.
+#[derive(Debug)]
+pub(crate) struct RatePerKey<K> {
+    next: Mutex<HashMap<K, Instant>>,
+    interval: Duration,
+    tolerance: Duration,
+}
+
+/// Keys whose rate is remembered before those that rest are forgotten.
+const REMEMBERED: usize = 20_000;
+
+impl<K: Clone + Eq + Hash> RatePerKey<K> {
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        Self { next: Mutex::default(), interval, tolerance: interval * burst.saturating_sub(1) }
+    }
+
+    /// Takes one turn.
+    ///
+    /// # Errors
+    /// How long to wait, when it is too early; no turn is taken then.
+    pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
+        let now = Instant::now();
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.len() >= REMEMBERED {
+            next.retain(|_, at| *at > now);
+        }
+        let due = next.get(key).copied().unwrap_or(now).max(now);
+        let early = due.duration_since(now).saturating_sub(self.tolerance);
+        if !early.is_zero() {
+            return Err(early);
+        }
+        next.insert(key.clone(), due + self.interval);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +182,16 @@ mod tests {
         }
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(4_900) && took <= Duration::from_millis(5_100), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_too_fast_slows_only_itself() {
+        let rate = RatePerKey::new(50, 10);
+        assert!((0..10).all(|_| rate.take(&1).is_ok()));
+        assert_eq!(rate.take(&1), Err(Duration::from_millis(20)));
+        assert!(rate.take(&2).is_ok());
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert!(rate.take(&1).is_ok());
+        assert!(rate.take(&1).is_err());
     }
 }

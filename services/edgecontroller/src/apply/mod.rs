@@ -11,6 +11,8 @@ mod node;
 mod pod;
 mod status;
 
+pub(crate) use status::Written;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use skerry_common::{Key, NodeName, kinds};
 use skerry_proto::sync::v1::{Encoding, Report};
+use tracing::Instrument as _;
 
 use crate::api::{ApiError, KubeApi};
 use crate::authorize::{Decision, Verb, authorize};
@@ -30,7 +33,7 @@ use crate::rejections::{Rejections, cut};
 use crate::revive::Revive;
 use crate::sessions::Sessions;
 use crate::subs::Subs;
-use crate::work::RateLimit;
+use crate::work::{RateLimit, RatePerKey};
 
 /// Largest body after decompression: what the API server takes in one request, doubled.
 const MAX_BODY: usize = 3 << 20;
@@ -45,6 +48,11 @@ const STATUS_BURST: u32 = 100;
 /// Event writes a second: a flood of Events must not hold up statuses.
 const EVENTS_PER_SECOND: u32 = 50;
 const EVENTS_BURST: u32 = 100;
+
+/// Reports a second of one node, in the long run and at once: a node that restarts reports all its pods and
+/// some Events; one that does more for long is broken or stolen, and must not take the rate of the others.
+const NODE_PER_SECOND: u32 = 30;
+const NODE_BURST: u32 = 500;
 
 /// When to come back while the API cannot serve and says nothing about when.
 const API_RETRY: Duration = Duration::from_secs(2);
@@ -83,13 +91,15 @@ pub(crate) struct Applier {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) statuses: RateLimit,
     pub(crate) events: RateLimit,
-    pub(crate) written: status::Written,
+    pub(crate) nodes: RatePerKey<NodeName>,
+    pub(crate) written: Written,
 }
 
-/// Everything but the services, for `build`.
-pub(crate) fn limits(status_per_second: u32) -> (RateLimit, RateLimit, status::Written) {
+/// The rates of an applier: statuses, Events, each node.
+pub(crate) fn rates(status_per_second: u32) -> (RateLimit, RateLimit, RatePerKey<NodeName>) {
     let statuses = RateLimit::new(status_per_second, STATUS_BURST.min(status_per_second));
-    (statuses, RateLimit::new(EVENTS_PER_SECOND, EVENTS_BURST), status::Written::default())
+    let events = RateLimit::new(EVENTS_PER_SECOND, EVENTS_BURST);
+    (statuses, events, RatePerKey::new(NODE_PER_SECOND, NODE_BURST))
 }
 
 /// A report whose form is good.
@@ -106,7 +116,7 @@ struct Job {
 impl Applier {
     /// Applies one report. Never fails: every failure is an answer.
     pub(crate) async fn apply(&self, report: Report) -> Applied {
-        let raw = report.body.clone();
+        let (raw, traceparent) = (report.body.clone(), report.traceparent.clone());
         let job = match parse(report) {
             Ok(job) => job,
             Err(reason) => {
@@ -116,10 +126,15 @@ impl Applier {
         };
         let label = KindLabel { kind: job.kind };
         self.metrics.reports.get_or_create(&label).inc();
-        let applied = match self.admit(&job).await {
-            Ok(()) => self.dispatch(&job, raw).await,
-            Err(refused) => refused,
+        let span = tracing::info_span!("report", node = %job.node, kind = job.kind, key = %job.key);
+        skerry_telemetry::trace::set_parent(&span, &traceparent);
+        let applied = async {
+            match self.admit(&job).await {
+                Ok(()) => self.dispatch(&job, raw).await,
+                Err(refused) => refused,
+            }
         };
+        let applied = applied.instrument(span).await;
         match &applied {
             Applied::Committed => drop(self.metrics.committed.get_or_create(&label).inc()),
             Applied::Later { reason, .. } => {
@@ -139,6 +154,10 @@ impl Applier {
     async fn admit(&self, job: &Job) -> Result<(), Applied> {
         if self.sessions.admit(&job.node, job.session).is_err() {
             return Err(stale());
+        }
+        if let Err(after) = self.nodes.take(&job.node) {
+            let reason = format!("more than {NODE_PER_SECOND} reports a second");
+            return Err(Applied::Later { after, reason });
         }
         if self.leases.is_durable(&job.node, job.session) {
             return Ok(());
@@ -190,6 +209,7 @@ impl Applier {
 
     /// Asks the API server about one object now.
     async fn prove(&self, kind: Kind, key: &Key) -> Result<bool, Applied> {
+        self.statuses.acquire().await;
         prove(&self.confirmer, kind, key).await.map_err(|error| self.failed(&error))
     }
 

@@ -10,6 +10,7 @@ use skerry_proto::hub::v1::{HubHello, HubUpdate, RegistryUpdate, Session, Sessio
 use skerry_proto::sync::v1::sink_client::SinkClient;
 use skerry_proto::sync::v1::source_client::SourceClient;
 use skerry_proto::sync::v1::{self as pb, report_request, report_response, subscribe_request, subscribe_response};
+use skerry_rpc::Channel;
 use skerry_sync::{Change, Encoding, SubscribeLimits, Subscriber, SubscriptionId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long nothing must come before it is believed that nothing comes.
 const QUIET: Duration = Duration::from_millis(400);
 
-fn hello() -> pb::Hello {
-    pb::Hello { protocols: vec![1], agent: "test".to_owned(), ..pb::Hello::default() }
+fn hello(node: &str, session: u64) -> pb::Hello {
+    pb::Hello { protocols: vec![1], node: node.to_owned(), session, agent: "test".to_owned() }
 }
 
 /// What a node holds of one kind.
@@ -45,10 +46,15 @@ pub struct Source {
 
 impl Source {
     pub async fn connect(controller: &Controller) -> Self {
+        Self::over(controller.channel(), "", 0).await
+    }
+
+    /// The stream of a hub (no node), or of one node.
+    pub async fn over(channel: Channel, node: &str, session: u64) -> Self {
         let (tx, outgoing) = mpsc::channel(64);
-        let first = pb::SubscribeRequest { message: Some(subscribe_request::Message::Hello(hello())) };
+        let first = pb::SubscribeRequest { message: Some(subscribe_request::Message::Hello(hello(node, session))) };
         tx.send(first).await.unwrap();
-        let mut client = SourceClient::new(controller.channel()).max_decoding_message_size(4 << 20);
+        let mut client = SourceClient::new(channel).max_decoding_message_size(4 << 20);
         let mut rx = client.subscribe(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
         let welcome = rx.message().await.unwrap().unwrap().message.unwrap();
         assert!(matches!(welcome, subscribe_response::Message::Welcome(w) if w.protocol == 1));
@@ -163,10 +169,15 @@ pub struct Sink {
 
 impl Sink {
     pub async fn connect(controller: &Controller) -> Self {
+        Self::over(controller.channel(), "", 0).await
+    }
+
+    /// The stream of a hub (no node), or of one node.
+    pub async fn over(channel: Channel, node: &str, session: u64) -> Self {
         let (tx, outgoing) = mpsc::channel(64);
-        let first = pb::ReportRequest { message: Some(report_request::Message::Hello(hello())) };
+        let first = pb::ReportRequest { message: Some(report_request::Message::Hello(hello(node, session))) };
         tx.send(first).await.unwrap();
-        let mut client = SinkClient::new(controller.channel());
+        let mut client = SinkClient::new(channel);
         let mut rx = client.report(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
         let welcome = rx.message().await.unwrap().unwrap().message.unwrap();
         assert!(matches!(welcome, report_response::Message::Welcome(_)));

@@ -15,4 +15,5 @@ mod fence;
 mod hub;
 mod join;
 mod proofs;
+mod spine;
 mod up;
