@@ -9,6 +9,7 @@ SEEDS ?= 1000
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 SKERRY := target/debug/skerry
+SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged
 
 .PHONY: help up up-processes down build tools test fmt lint unit sim dist clean
 
@@ -51,7 +52,7 @@ sim: ## simulate the sync protocol with SEEDS=1000 (optimised)
 	$(CARGO) run --locked --release -p skerry-sim -- --seeds $(SEEDS)
 
 dist: tools ## build what is shipped (optimised, jemalloc)
-	$(CARGO) build --locked --profile dist --workspace --bins --features skerry/jemalloc
+	$(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) --bins --features skerry/jemalloc
 
 clean: down ## remove build output too
 	$(CARGO) clean

@@ -66,7 +66,7 @@ pub(crate) struct UpArgs {
     /// Longest time until everything runs, in seconds.
     #[arg(long, default_value_t = 180)]
     pub(crate) timeout: u64,
-    /// Stay in the foreground: log here, stop everything on Ctrl-C.
+    /// Stay in the foreground: log here, stop the services on Ctrl-C. Pods go on until `down`.
     #[arg(long)]
     pub(crate) foreground: bool,
     /// Only keep the processes running; what `up` starts in the background.
