@@ -65,6 +65,9 @@ pub enum ServerError {
     /// The configuration does not hold together.
     #[error("configuration: {0}")]
     Config(String),
+    /// The writer thread ended without being asked. The log says why; start again.
+    #[error("the database writer ended")]
+    Writer,
     /// The objects that every cluster has cannot be written.
     #[error("cannot write the initial objects")]
     Bootstrap(#[source] skerry_apimachinery::ApiError),

@@ -31,8 +31,9 @@ pub(crate) const KEY_ID: &str = "skerry-1";
 const MAX_CONNECTIONS: usize = 20_000;
 /// A TLS handshake must be over by then.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// The headers of a request must have come by then.
-const HEADER_TIME: Duration = Duration::from_secs(20);
+/// The headers of the next request must have come by then. Longer than the 90 s for which kube-rs and Go
+/// keep idle connections, so that it is the client that closes them and no request meets a closed one.
+const HEADER_TIME: Duration = Duration::from_secs(120);
 /// Streams of one HTTP/2 connection: a controller opens one for each watch.
 const MAX_STREAMS: u32 = 1_000;
 /// Bytes of request headers.
@@ -153,12 +154,15 @@ impl ApiServer {
     /// Serves until told to stop, then drains and closes the database.
     ///
     /// # Errors
-    /// None today; the signature leaves room for a listener that dies.
+    /// When the database writer ended by itself.
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), ServerError> {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let router = http::router(self.api.clone());
         let sweeper = tokio::spawn(crate::sweep::events(self.api.clone()));
         tracing::info!(address = %self.address, "api server listening");
+        let api = self.api.clone();
+        let broken = api.storage.closed();
+        tokio::pin!(broken);
         let mut stopped = stop.clone();
         let stopped = stopped.stopped();
         tokio::pin!(stopped);
@@ -170,6 +174,7 @@ impl ApiServer {
             let Ok(permit) = permit else { break stop.guard() };
             let accepted = tokio::select! {
                 guard = &mut stopped => break guard,
+                () = &mut broken => return Err(ServerError::Writer),
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
@@ -236,6 +241,7 @@ impl Connection {
                 return;
             }
         };
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let user = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| user_of_certificate(c));
         let router = match user {
             Some(user) => self.router.layer(axum::Extension(user)),
@@ -250,6 +256,8 @@ impl Connection {
             .max_header_list_size(u32::try_from(MAX_HEADERS).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIME);
+        // What was negotiated decides: looking at the first bytes has no deadline.
+        let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
         self.api.metrics.connections.inc();
         let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::pin!(connection);

@@ -138,6 +138,13 @@ async fn services_namespaces_and_nodes() {
     let left = namespaces.delete("team", &DeleteParams::default()).await.unwrap().left().unwrap();
     assert_eq!(left.status.unwrap().phase.as_deref(), Some("Terminating"));
     assert!(pods.create(&PostParams::default(), &pod("q")).await.is_err());
+    let raw: Api<Namespace> = Api::all(client.clone());
+    let mut last = raw.get("team").await.unwrap();
+    last.spec.as_mut().unwrap().finalizers = Some(Vec::new());
+    let request =
+        http::Request::put("/api/v1/namespaces/team/finalize").body(serde_json::to_vec(&last).unwrap()).unwrap();
+    client.request::<Namespace>(request).await.unwrap();
+    assert!(raw.get_opt("team").await.unwrap().is_none());
 
     let nodes: Api<Node> = Api::all(client);
     let node: Node =
@@ -145,4 +152,42 @@ async fn services_namespaces_and_nodes() {
     assert!(nodes.create(&PostParams::default(), &node).await.unwrap().status.unwrap().capacity.is_some());
     let cordon = json!({"spec": {"unschedulable": true}});
     nodes.patch("n1", &PatchParams::default(), &Patch::Merge(cordon)).await.unwrap();
+}
+
+#[tokio::test]
+async fn metadata_eviction_and_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = support::build(dir.path()).await;
+    let client = Client::new(server.router(), "default");
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    pods.create(&PostParams::default(), &pod("p")).await.unwrap();
+    let metadata = pods.list_metadata(&ListParams::default()).await.unwrap();
+    assert_eq!(metadata.items[0].metadata.name.as_deref(), Some("p"));
+    assert!(pods.get_metadata("p").await.unwrap().metadata.uid.is_some());
+    pods.evict("p", &kube::api::EvictParams::default()).await.unwrap();
+    assert!(pods.get_opt("p").await.unwrap().is_none());
+
+    let reporter = kube::runtime::events::Reporter { controller: "test".into(), instance: None };
+    let recorder = kube::runtime::events::Recorder::new(client.clone(), reporter);
+    let about = k8s_openapi::api::core::v1::ObjectReference {
+        kind: Some("Pod".into()),
+        name: Some("p".into()),
+        namespace: Some("default".into()),
+        ..Default::default()
+    };
+    let event = kube::runtime::events::Event {
+        type_: kube::runtime::events::EventType::Normal,
+        reason: "Tested".into(),
+        note: Some("all is well".into()),
+        action: "Test".into(),
+        secondary: None,
+    };
+    recorder.publish(&event, &about).await.unwrap();
+    recorder.publish(&event, &about).await.unwrap();
+    let events: Api<k8s_openapi::api::core::v1::Event> = Api::default_namespaced(client.clone());
+    let found = events.list(&ListParams::default().fields("involvedObject.name=p")).await.unwrap();
+    assert_eq!(found.items.len(), 1);
+    assert_eq!(found.items[0].message.as_deref(), Some("all is well"));
+    let new: Api<k8s_openapi::api::events::v1::Event> = Api::default_namespaced(client);
+    assert_eq!(new.list(&ListParams::default()).await.unwrap().items[0].note.as_deref(), Some("all is well"));
 }

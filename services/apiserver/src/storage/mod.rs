@@ -23,6 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 /// Writes that wait for the writer thread; more callers wait at the door.
 pub(crate) const WRITE_QUEUE: usize = 4096;
 
+/// How often the server looks whether its writer is alive.
+const WRITER_CHECK: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What must be true of the stored object for a change to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expect {
@@ -136,6 +139,20 @@ impl Storage {
         let (done, answer) = oneshot::channel();
         queue.send(Job { ops, done }).await.map_err(|_| WriteError::Stopped)?;
         answer.await.unwrap_or(Err(WriteError::Stopped))
+    }
+
+    /// Resolves when the writer thread has ended.
+    pub(crate) async fn closed(&self) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(mpsc::Sender::downgrade);
+        // A weak sender does not keep the writer alive; while it waits for the end it must hold a strong one,
+        // which close() would then wait for, so it looks now and then instead.
+        while let Some(sender) = queue.as_ref().and_then(mpsc::WeakSender::upgrade) {
+            if sender.is_closed() {
+                return;
+            }
+            drop(sender);
+            tokio::time::sleep(WRITER_CHECK).await;
+        }
     }
 
     /// Lets the writer finish what it has and closes the database. Blocks for a few commits at most.

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// The schema this program writes (`PRAGMA user_version`).
 const SCHEMA: i64 = 1;
 
+/// The write-ahead log is cut to this size after a checkpoint, in bytes.
+const MAX_WAL: i64 = 64 << 20;
+
 /// Objects and tombstones of one resource.
 type Stored = (Vec<Arc<Entry>>, Vec<Arc<Entry>>);
 
@@ -52,7 +55,8 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Loaded), ServerError> {
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    connection.pragma_update(None, "synchronous", "FULL")
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", MAX_WAL)
 }
 
 fn create(connection: &Connection) -> rusqlite::Result<()> {

@@ -162,3 +162,112 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::super::{Shared, schema};
+    use super::*;
+    use serde_json::json;
+    use std::sync::RwLock;
+    use std::sync::atomic::AtomicU64;
+    use tokio::sync::oneshot;
+
+    fn writer(dir: &std::path::Path) -> Writer {
+        let (connection, loaded) = schema::open(&dir.join("objects.db")).unwrap();
+        let shared = Shared {
+            caches: RwLock::default(),
+            applied: Arc::new(AtomicU64::new(loaded.version)),
+            floor: loaded.floor,
+            ring_events: 64,
+        };
+        for (storage, (objects, tombstones)) in loaded.resources {
+            shared.cache(&storage).seed(objects, tombstones, loaded.floor);
+        }
+        Writer::new(connection, Arc::new(shared), loaded.version, loaded.tombstones)
+    }
+
+    fn op(name: &str, data: &str, expect: Expect, delete: bool) -> Op {
+        let value = json!({"metadata": {"name": name, "namespace": "d"}, "data": data});
+        Op { storage: "/configmaps".into(), value, expect, delete }
+    }
+
+    /// Commits jobs as one group and answers whether each was written.
+    fn commit(writer: &mut Writer, jobs: Vec<Vec<Op>>) -> Vec<Result<usize, WriteError>> {
+        let (mut group, mut answers) = (Vec::new(), Vec::new());
+        for ops in jobs {
+            let (done, answer) = oneshot::channel();
+            group.push(Job { ops, done });
+            answers.push(answer);
+        }
+        writer.commit(&mut group);
+        answers.into_iter().map(|mut a| a.try_recv().unwrap().map(|entries| entries.len())).collect()
+    }
+
+    #[test]
+    fn preconditions_see_the_earlier_jobs_of_the_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = writer(dir.path());
+        let first = w.version + 1;
+        let answers = commit(
+            &mut w,
+            vec![
+                vec![op("a", "1", Expect::Absent, false)],
+                vec![op("a", "2", Expect::Absent, false)],
+                vec![op("a", "3", Expect::Version(first), false)],
+                vec![op("a", "4", Expect::Version(first), false)],
+                vec![op("a", "5", Expect::Version(first + 1), true)],
+                vec![op("a", "6", Expect::Version(first + 2), false)],
+            ],
+        );
+        let (exists, changed, missing) = (WriteError::Exists, WriteError::Changed, WriteError::Missing);
+        assert_eq!(answers, [Ok(1), Err(exists), Ok(1), Err(changed), Ok(1), Err(missing)]);
+        assert!(w.shared.cache("/configmaps").is_empty());
+    }
+
+    #[test]
+    fn a_job_is_all_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = writer(dir.path());
+        let ops = || vec![op("a", "1", Expect::Absent, false), op("b", "1", Expect::Version(77), false)];
+        assert_eq!(commit(&mut w, vec![ops()]), [Err(WriteError::Missing)]);
+        assert!(w.shared.cache("/configmaps").is_empty());
+        assert_eq!(commit(&mut w, vec![vec![op("a", "1", Expect::Absent, false)]]), [Ok(1)]);
+    }
+
+    #[test]
+    fn a_full_disk_changes_nothing_and_goes_on_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = writer(dir.path());
+        let pages: i64 = w.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        w.connection.pragma_update(None, "max_page_count", pages + 1).unwrap();
+        let large = "x".repeat(64 * 1024);
+        let before = w.version;
+        assert_eq!(commit(&mut w, vec![vec![op("a", &large, Expect::Absent, false)]]), [Err(WriteError::Full)]);
+        assert_eq!(w.version, before);
+        assert!(w.shared.cache("/configmaps").is_empty());
+        w.connection.pragma_update(None, "max_page_count", 1_000_000).unwrap();
+        assert_eq!(commit(&mut w, vec![vec![op("a", &large, Expect::Absent, false)]]), [Ok(1)]);
+        drop(w);
+        assert_eq!(writer(dir.path()).shared.cache("/configmaps").len(), 1);
+    }
+
+    #[test]
+    fn old_tombstones_are_forgotten_and_the_floor_rises() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = writer(dir.path());
+        let all = TOMBSTONES + TOMBSTONE_SLACK + 1;
+        let made = (0..all).map(|n| vec![op(&format!("n{n}"), "", Expect::Absent, false)]).collect();
+        assert!(commit(&mut w, made).iter().all(Result::is_ok));
+        let version = |n: usize, w: &Writer| {
+            w.shared.cache("/configmaps").get(&ObjectKey::new("d", &format!("n{n}"))).unwrap().version
+        };
+        let gone = (0..all).map(|n| vec![op(&format!("n{n}"), "", Expect::Version(version(n, &w)), true)]).collect();
+        assert!(commit(&mut w, gone).iter().all(Result::is_ok));
+        assert_eq!(w.tombstones, TOMBSTONES);
+        let last = w.version;
+        drop(w);
+        let (_, loaded) = schema::open(&dir.path().join("objects.db")).unwrap();
+        assert_eq!((loaded.version, loaded.floor), (last, last - TOMBSTONES as u64));
+    }
+}
