@@ -296,4 +296,13 @@ mod tests {
         assert!(Query::parse("dryRun=Some").is_err());
         assert!(Query::parse("watch=%z").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_or_query_panics(text in ".{0,80}") {
+            let _ = parse_path(&text);
+            let _ = parse_path(&format!("/api/v1/{text}"));
+            let _ = Query::parse(&text);
+        }
+    }
 }

@@ -149,3 +149,27 @@ fn make_private_dir(dir: &std::path::Path) -> Result<(), ServerError> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(ServerError::io(dir))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_sets_what_it_says_and_nothing_unknown() {
+        let config: Config =
+            skerry_common::parse("dataDir: /d\nlisten: 127.0.0.1:1\nadvertise: [api.example]\n", "test").unwrap();
+        assert_eq!((config.data_dir.to_str(), config.listen.port()), (Some("/d"), 1));
+        assert_eq!(config.service_cidr, DEFAULT_SERVICE_CIDR);
+        assert!(skerry_common::parse::<Config>("datadir: /d\n", "test").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_range_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path().join("data"));
+        config.service_cidr = "10.0.0.0/40".into();
+        assert!(matches!(config.build().await, Err(ServerError::Config(_))));
+        assert!(!dir.path().join("data").exists());
+    }
+}

@@ -98,6 +98,14 @@ impl Allocator {
         self.give_back(held(service));
     }
 
+    /// Gives back what a changed Service held before and does not hold now.
+    pub(crate) fn settle(&self, old: &Value, new: &Value) {
+        let (mut before, after) = (held(old), held(new));
+        before.addresses.retain(|address| !after.addresses.contains(address));
+        before.ports.retain(|port| !after.ports.contains(port));
+        self.give_back(before);
+    }
+
     /// Gives back an allocation that was not used.
     pub(crate) fn give_back(&self, taken: Taken) {
         let mut used = self.lock();
@@ -129,7 +137,10 @@ impl Allocator {
     ) -> Result<(), FieldError> {
         let before = old.map(held).unwrap_or_default();
         let mut used = self.lock();
-        if kind != "ExternalName" {
+        if kind == "ExternalName" {
+            skerry_apimachinery::json::remove(service, &["spec"], "clusterIP");
+            skerry_apimachinery::json::remove(service, &["spec"], "clusterIPs");
+        } else {
             let wanted = str_at(service, "/spec/clusterIP").to_owned();
             let address = match wanted.as_str() {
                 "None" => None,
@@ -236,5 +247,11 @@ mod tests {
         assert!(allocator.fill(&mut json!({"spec": {"clusterIP": "10.0.0.3"}}), None).is_ok());
         assert!(allocator.fill(&mut json!({"spec": {"clusterIP": "10.1.0.3"}}), None).is_err());
         assert!(Cidr::parse("10.0.0.0/33").is_none());
+        let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.3"}});
+        let mut new = json!({"spec": {"type": "ExternalName", "clusterIP": "10.0.0.3"}});
+        allocator.fill(&mut new, Some(&old)).unwrap();
+        assert_eq!(new, json!({"spec": {"type": "ExternalName"}}));
+        allocator.settle(&old, &new);
+        assert!(allocator.fill(&mut json!({"spec": {"clusterIP": "10.0.0.3"}}), None).is_ok());
     }
 }

@@ -169,4 +169,13 @@ mod tests {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_selector_panics(text in "[a-c=!<>(), /.in-]{0,40}") {
+            if let Ok(selector) = LabelSelector::parse(&text) {
+                selector.matches(|_| Some("a"));
+            }
+        }
+    }
 }

@@ -95,6 +95,9 @@ pub(crate) async fn modify_other(
                 }
                 let entry =
                     entries.into_iter().next().ok_or_else(|| ApiError::Internal("the write gave no object".into()))?;
+                if is_service && !delete {
+                    api.addresses.settle(&old, &entry.value());
+                }
                 return Ok(if delete { Outcome::Removed(entry) } else { Outcome::Stored(entry) });
             }
             Err(error) => {
