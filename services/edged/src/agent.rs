@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -30,6 +31,9 @@ use crate::volumes::{self, PodDir};
 
 /// Workers that end at the same moment wait here for a moment.
 const FINISHED: usize = 64;
+
+/// An empty control group that is older than this is nobody's start.
+const CGROUP_AGE: Duration = Duration::from_secs(2);
 
 struct Running {
     handle: Handle,
@@ -299,6 +303,10 @@ impl Agent {
 
     /// Directories of pods that neither exist nor run, for example after a loss of the runtime's state.
     fn remove_directories(&self, present: &BTreeSet<String>) {
+        let objects = &self.context.objects;
+        crate::cgroups::remove_unknown(CGROUP_AGE, |uid| {
+            self.workers.contains_key(uid) || objects.pod(uid).is_some() || present.contains(uid)
+        });
         let Ok(entries) = std::fs::read_dir(self.context.root.join("pods")) else { return };
         for uid in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
             let known = self.workers.contains_key(&uid) || self.context.objects.pod(&uid).is_some();

@@ -68,12 +68,15 @@ pub(crate) struct Retry {
     delay: Delay,
     /// Not before this time; `None` when nothing failed.
     pub(crate) at: Option<UnixMs>,
+    /// When it failed last.
+    pub(crate) failed_ms: UnixMs,
 }
 
 impl Retry {
     pub(crate) fn failed(&mut self, now: UnixMs, limits: Limits) -> i64 {
         let delay = self.delay.next(now, limits);
         self.at = Some(now.saturating_add(delay));
+        self.failed_ms = now;
         delay
     }
 

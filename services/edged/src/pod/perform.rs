@@ -7,6 +7,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -44,13 +45,14 @@ pub(crate) enum Done {
     Failed,
 }
 
-/// Performs any step but `Finished`.
+/// Performs any step but `Finished`. Until `committed` is set, a start may be given up by dropping this.
 pub(crate) async fn perform(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
     seen: &Observed,
     memory: &mut Memory,
     step: &Step,
+    committed: &AtomicBool,
 ) -> Done {
     match step {
         Step::PrepareVolumes => prepare_volumes(context, pod, seen, memory).await,
@@ -67,7 +69,8 @@ pub(crate) async fn perform(
             done
         }
         Step::StartContainer { name, sandbox_id, restart_count } => {
-            start_container(context, pod, seen, memory, name, sandbox_id, *restart_count).await
+            let start = Start { name, sandbox_id, restart_count: *restart_count, committed };
+            start_container(context, pod, seen, memory, start).await
         }
         Step::StopContainers(stops) => stop_containers(context, pod, memory, stops).await,
         Step::CleanUp => clean_up(context, pod, memory).await,
@@ -162,15 +165,22 @@ async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, 
     }
 }
 
+/// One start of a container.
+struct Start<'a> {
+    name: &'a str,
+    sandbox_id: &'a str,
+    restart_count: u32,
+    committed: &'a AtomicBool,
+}
+
 async fn start_container(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
     seen: &Observed,
     memory: &mut Memory,
-    name: &str,
-    sandbox_id: &str,
-    restart_count: u32,
+    start: Start<'_>,
 ) -> Done {
+    let Start { name, sandbox_id, restart_count, committed } = start;
     let all = pod.containers().iter().chain(pod.init_containers());
     let Some(container) = all.into_iter().find(|c| c.name == name) else { return Done::Failed };
     let attempt = seen.ready_sandbox().map(|s| s.attempt).unwrap_or_default();
@@ -204,6 +214,8 @@ async fn start_container(
         }
     };
     let Ok(_place) = context.starts.acquire().await else { return Done::Failed };
+    // A call that is given up may still have its effect, after everything else was cleaned.
+    committed.store(true, Ordering::Relaxed);
     let id = match context.cri.create_container(sandbox_id, config, sandbox).await {
         Ok(id) => id,
         Err(status) => {

@@ -9,6 +9,7 @@
 //! containers go on and the next agent finds them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -179,8 +180,10 @@ impl Worker {
         let context = Arc::clone(&self.context);
         let mut memory = std::mem::take(&mut self.memory);
         let before = memory.clone();
+        // Set when the runtime is about to change something: that is waited for.
+        let committed = AtomicBool::new(false);
         let done = {
-            let work = perform(&context, &control.pod, seen, &mut memory, step);
+            let work = perform(&context, &control.pod, seen, &mut memory, step, &committed);
             tokio::pin!(work);
             loop {
                 tokio::select! {
@@ -192,7 +195,7 @@ impl Worker {
                             break Some(work.await);
                         }
                         let earlier = self.note_end(&newest);
-                        if earlier {
+                        if earlier && !committed.load(Ordering::Relaxed) {
                             break None;
                         }
                     }
@@ -326,9 +329,9 @@ impl Worker {
         for (name, entry) in &mut self.memory.containers {
             let Some(until) = entry.retry.waits(now) else { continue };
             let Some(waiting) = entry.waiting.as_mut().filter(|w| w.reason == "ErrImagePull") else { continue };
-            let shown_until =
-                until.saturating_sub(super::backoff::IMAGE.first_ms).saturating_add(millis(SHOW_PULL_ERROR));
-            if now < shown_until.min(until) {
+            let shown_until = entry.retry.failed_ms.saturating_add(millis(SHOW_PULL_ERROR)).min(until);
+            // A clock that jumped back must not show it for ever.
+            if now < shown_until && now >= entry.retry.failed_ms {
                 wake = Some(wake.map_or(shown_until, |w: i64| w.min(shown_until)));
                 continue;
             }
