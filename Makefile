@@ -9,9 +9,10 @@ SEEDS ?= 1000
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 SKERRY := target/debug/skerry
+JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
 SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged
 
-.PHONY: help up up-processes down build tools test fmt lint unit sim dist clean
+.PHONY: help up up-processes down build tools test fmt lint unit sim dist bench-sessions bench-link clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,7 +53,17 @@ sim: ## simulate the sync protocol with SEEDS=1000 (optimised)
 	$(CARGO) run --locked --release -p skerry-sim -- --seeds $(SEEDS)
 
 dist: tools ## build what is shipped (optimised, jemalloc)
-	$(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) --bins --features skerry/jemalloc
+	$(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) --bins --features $(JEMALLOC)
+
+# What is measured is what is shipped.
+BENCH = $(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) -p skerry-bench --bins --features $(JEMALLOC) \
+	&& $(SUDO) target/dist
+
+bench-sessions: tools ## 10,000 nodes on one hub: memory, processor time, bytes; ARGS= for others
+	$(BENCH)/bench-sessions $(ARGS)
+
+bench-link: tools ## silent cuts, 2,000 changed Services, an idle link; ARGS= for others
+	$(BENCH)/bench-link $(ARGS)
 
 clean: down ## remove build output too
 	$(CARGO) clean
