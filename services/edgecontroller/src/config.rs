@@ -12,7 +12,7 @@ use crate::apply::STATUS_PER_SECOND;
 use crate::error::ControllerError;
 
 /// Port for cloudhub.
-const DEFAULT_PORT: u16 = 10_010;
+const DEFAULT_PORT: u16 = 10_100;
 
 /// More status writes a second than any API server takes from one client.
 const MAX_STATUS_PER_SECOND: u32 = 10_000;

@@ -247,3 +247,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_that_is_not_registered_is_unproven() {
+    let cache = synced();
+    let key = Key::new("", "n1");
+    assert!(matches!(cache.read().visible(&node("n1"), Kind::Node, &key), Sight::Unproven));
+    assert_eq!(cache.read().keys(&node("n1"), Kind::Node), [key]);
+}
