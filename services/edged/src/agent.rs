@@ -244,10 +244,13 @@ impl Agent {
     }
 
     fn forget(&mut self, uid: &str) {
-        self.workers.remove(uid);
+        let was_gone = self.workers.remove(uid).is_some_and(|r| r.handle.control.borrow().gone);
         self.context.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
-        if self.context.objects.pod(uid).is_some() {
-            self.finished.insert(uid.to_owned());
+        match self.context.objects.pod(uid) {
+            // It was deleted and came again, for example because the hub's view was mended.
+            Some(pod) if was_gone && pod.metadata.deletion_timestamp.is_none() => self.spawn(pod, false),
+            Some(_) => drop(self.finished.insert(uid.to_owned())),
+            None => {}
         }
     }
 

@@ -7,7 +7,6 @@
 //! dropped is counted. Limits: [`MAX_KNOWN`] events are remembered, the oldest are forgotten.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use skerry_common::{Key, kinds};
 
+use crate::hash::fnv1a;
 use crate::pod::spec::PodExt;
 use crate::reports::{Outbox, Report};
 
@@ -112,9 +112,9 @@ impl Events {
     pub(crate) fn record(&self, subject: &Subject, kind: Kind, reason: &str, message: &str) {
         let message: String = message.chars().take(MAX_MESSAGE).collect();
         let of = &subject.reference;
-        let mut hasher = DefaultHasher::new();
-        (&of.kind, &of.uid, &of.field_path, kind == Kind::Warning, reason, &message).hash(&mut hasher);
-        let hash = hasher.finish();
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let severity = if kind == Kind::Normal { "Normal" } else { "Warning" };
+        let hash = fnv1a(&[&text(&of.kind), &text(&of.uid), &text(&of.field_path), severity, reason, &message]);
         let now = jiff::Timestamp::now();
         let Some((count, first)) = self.admit(of.uid.as_deref().unwrap_or_default(), hash, now) else { return };
         match kind {
@@ -131,7 +131,7 @@ impl Events {
                 ..ObjectMeta::default()
             },
             involved_object: of.clone(),
-            type_: Some(if kind == Kind::Normal { "Normal" } else { "Warning" }.into()),
+            type_: Some(severity.into()),
             reason: Some(reason.into()),
             message: Some(message),
             count: Some(count),

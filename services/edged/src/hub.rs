@@ -319,3 +319,18 @@ fn encode(context: &Context, id: u64) -> Option<pb::ReportRequest> {
         })),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn bodies_are_bounded_when_they_are_unpacked() {
+        let packed = |bytes: usize| Bytes::from(zstd::bulk::compress(&vec![b' '; bytes], 0).unwrap());
+        assert_eq!(json(packed(5_000), Encoding::Zstd).unwrap().len(), 5_000);
+        assert!(json(packed(9 << 20), Encoding::Zstd).is_err());
+        assert!(json(Bytes::from_static(b"not zstd"), Encoding::Zstd).is_err());
+        assert_eq!(json(Bytes::from_static(b"{}"), Encoding::Identity).unwrap(), "{}");
+    }
+}

@@ -17,6 +17,7 @@ mod env;
 mod error;
 mod events;
 mod fields;
+mod hash;
 mod hub;
 mod images;
 mod metrics;

@@ -6,11 +6,11 @@
 //! with our node's name is ever touched, so that another agent's pods on the same runtime are safe.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::spec::{self, PodExt};
+use crate::hash::fnv1a;
 
 pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -71,10 +71,5 @@ pub(crate) fn annotations_of_container(
 
 /// Changes when a running container must be replaced. Of a bound pod only the image may change.
 pub(crate) fn hash(container: &Container) -> String {
-    // The standard hasher's keys are fixed, so that the value is the same in every process; should
-    // it change with a new compiler, `plan` compares the image too before it stops anything.
-    let mut hasher = DefaultHasher::new();
-    container.name.hash(&mut hasher);
-    container.image.hash(&mut hasher);
-    format!("{:x}", hasher.finish())
+    format!("{:x}", fnv1a(&[&container.name, container.image.as_deref().unwrap_or_default()]))
 }

@@ -446,3 +446,33 @@ async fn a_node_that_the_cloud_gave_up_tells_everything_again() {
     node.hub.put(kinds::NODE, "", &node.name, json!({ "status": unknown }));
     wait("both again", || count().0 > before.0 && count().1 > before.1, || format!("{:?}", count())).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_vanishes_and_comes_again_runs_again() {
+    let node = Node::start().await;
+    node.put_pod("p", "uid-1", sleeper());
+    let first = node.until_running("uid-1").await;
+    let pod = node.hub.get(kinds::POD, "test", "p").unwrap();
+    node.hub.delete(kinds::POD, "test", "p");
+    node.until_event("uid-1", "Killing", "Stopping").await;
+    node.hub.put(kinds::POD, "test", "p", pod);
+    let id = |s: &Value| s["containerStatuses"][0]["containerID"].clone();
+    node.until("uid-1", "another container", |s| condition(s, "Ready") == "True" && id(s) != id(&first)).await;
+    assert!(node.hub.received(kinds::POD_DELETION).is_empty(), "nobody asked to delete the object");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_of_the_image_replaces_the_container_alone() {
+    let node = Node::start().await;
+    let other = "skerry.test/busybox:2";
+    assert!(node.ctr(&["images", "tag", IMAGE, other]).contains(other));
+    node.put_pod("p", "uid-1", sleeper());
+    let first = node.until_running("uid-1").await;
+    let mut pod = node.hub.get(kinds::POD, "test", "p").unwrap();
+    pod["spec"]["containers"][0]["image"] = other.into();
+    node.hub.put(kinds::POD, "test", "p", pod);
+    let restarted = |s: &Value| s["containerStatuses"][0]["restartCount"] == 1 && condition(s, "Ready") == "True";
+    let second = node.until("uid-1", "the new image", restarted).await;
+    assert_eq!(first["podIP"], second["podIP"], "the sandbox stays");
+    node.until_event("uid-1", "Killing", "definition changed, will be restarted").await;
+}
