@@ -52,6 +52,24 @@ unit:
 sim: ## simulate the sync protocol with SEEDS=1000 (optimised)
 	$(CARGO) run --locked --release -p skerry-sim -- --seeds $(SEEDS)
 
+robustness: ## the fault cases of tests/ROBUSTNESS.md at their full counts (hours)
+	@scripts/install-tools test
+	$(MAKE) --no-print-directory sim SEEDS=10000
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=10 $(CARGO) nextest run --locked --no-fail-fast -p skerry-store \
+	  --config 'profile.default.slow-timeout="1h"'
+	$(MAKE) --no-print-directory bench-link bench-sessions
+
+# Benchmarks measure what is shipped. Node simulators need a file each, so the limit is raised.
+bench: tools
+	$(CARGO) build --locked --profile dist --bins -p skerry-bench -p skerry-apiserver -p skerry-controllers \
+	  -p skerry-edgecontroller -p skerry-cloudhub --features skerry-cloudhub/jemalloc
+
+bench-sessions: bench ## 10,000 nodes on one hub: memory, idle CPU, sync and reconnect
+	ulimit -n 20000 && target/dist/bench-sessions
+
+bench-link: bench ## silent cuts, Services in bulk, the idle link (15 minutes)
+	$(SUDO) target/dist/bench-link
+
 dist: tools ## build what is shipped (optimised, jemalloc)
 	$(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) --bins --features $(JEMALLOC)
 
