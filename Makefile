@@ -59,17 +59,6 @@ robustness: ## the fault cases of tests/ROBUSTNESS.md at their full counts (hour
 	  --config 'profile.default.slow-timeout="1h"'
 	$(MAKE) --no-print-directory bench-link bench-sessions
 
-# Benchmarks measure what is shipped. Node simulators need a file each, so the limit is raised.
-bench: tools
-	$(CARGO) build --locked --profile dist --bins -p skerry-bench -p skerry-apiserver -p skerry-controllers \
-	  -p skerry-edgecontroller -p skerry-cloudhub --features skerry-cloudhub/jemalloc
-
-bench-sessions: bench ## 10,000 nodes on one hub: memory, idle CPU, sync and reconnect
-	ulimit -n 20000 && target/dist/bench-sessions
-
-bench-link: bench ## silent cuts, Services in bulk, the idle link (15 minutes)
-	$(SUDO) target/dist/bench-link
-
 dist: tools ## build what is shipped (optimised, jemalloc)
 	$(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) --bins --features $(JEMALLOC)
 

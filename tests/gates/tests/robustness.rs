@@ -24,6 +24,13 @@ fn the_table_of_faults_names_tests_that_exist() -> anyhow::Result<()> {
     let mut missing = named.clone();
     for path in files(&["rs"])? {
         let text = fs::read_to_string(&path)?;
+        // A macro makes one test for each planted bug of the simulation: `name: Bug => Invariant;`.
+        if path.ends_with("sim/tests/planted.rs") {
+            let rows = text.lines().filter(|line| line.contains("=>"));
+            for name in rows.filter_map(|row| row.trim().split_once(':')) {
+                missing.remove(name.0);
+            }
+        }
         let mut ignored = false;
         for line in text.lines() {
             if let Some((_, rest)) = line.split_once("fn ") {
