@@ -43,6 +43,10 @@ struct Args {
 
 fn main() -> ExitCode {
     let run = || -> anyhow::Result<()> {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        // A connection is a file, here and in the hub, which inherits the limit.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(bench(Args::parse()))
     };
