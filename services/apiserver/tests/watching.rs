@@ -57,7 +57,7 @@ async fn pages_are_one_snapshot() {
 }
 
 #[tokio::test]
-async fn an_old_version_is_410_and_the_informer_lists_again() {
+async fn a_version_that_is_not_known_is_410_in_the_stream() {
     let dir = tempfile::tempdir().unwrap();
     let server = small_ring(dir.path(), 4).await;
     let client = Client::new(server.router(), "default");
@@ -66,27 +66,50 @@ async fn an_old_version_is_410_and_the_informer_lists_again() {
     for n in 0..20 {
         maps.create(&PostParams::default(), &map(&format!("m{n}"))).await.unwrap();
     }
-    let (status, body) = get(&server, &format!("/api/v1/configmaps?watch=1&resourceVersion={old}")).await;
-    let body: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((status, &body["reason"]), (410, &json!("Expired")));
-    // kube's watcher starts over by itself.
-    let mut stream = watcher(maps, watcher::Config::default()).default_backoff_or_plain();
-    let mut seen = 0;
-    while seen < 21 {
-        if let watcher::Event::InitApply(_) = stream.next().await.unwrap().unwrap() {
-            seen += 1;
-        }
+    for version in [old.as_str(), "999999"] {
+        let (status, body) = get(&server, &format!("/api/v1/configmaps?watch=1&resourceVersion={version}")).await;
+        let event: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &event["type"], &event["object"]["code"]), (200, &json!("ERROR"), &json!(410)));
     }
 }
 
-/// Keeps the test readable: the plain stream, boxed.
-trait Plain: Sized {
-    fn default_backoff_or_plain(self) -> std::pin::Pin<Box<Self>>;
-}
-impl<S> Plain for S {
-    fn default_backoff_or_plain(self) -> std::pin::Pin<Box<Self>> {
-        Box::pin(self)
+#[tokio::test]
+async fn an_informer_that_fell_behind_lists_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = small_ring(dir.path(), 4).await;
+    let maps: Api<ConfigMap> = Api::namespaced(Client::new(server.router(), "default"), "kube-public");
+    let mut informer = Box::pin(watcher(maps.clone(), watcher::Config::default()));
+    // Until the list is over; the watch is not open yet.
+    while !matches!(informer.next().await.unwrap().unwrap(), watcher::Event::InitDone) {}
+    for n in 0..20 {
+        maps.create(&PostParams::default(), &map(&format!("m{n}"))).await.unwrap();
     }
+    let (mut errors, mut seen) = (0, 0);
+    while seen < 21 {
+        match informer.next().await.unwrap() {
+            Ok(watcher::Event::InitApply(_)) => seen += 1,
+            Ok(_) => {}
+            Err(_) => errors += 1,
+        }
+        assert!(errors < 3, "the informer does not start over");
+    }
+}
+
+#[tokio::test]
+async fn an_informer_may_stream_its_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = support::build(dir.path()).await;
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(Client::new(server.router(), "default"));
+    let mut informer = Box::pin(watcher(namespaces, watcher::Config::default().streaming_lists()));
+    let mut seen = 0;
+    loop {
+        match informer.next().await.unwrap().unwrap() {
+            watcher::Event::InitApply(_) => seen += 1,
+            watcher::Event::InitDone => break,
+            _ => {}
+        }
+    }
+    assert_eq!(seen, 5);
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ pub(super) fn validate(storage: &str, object: &Value, old: Option<&Value>, error
         if !["OnFailure", "Never"].contains(&restart) {
             errors.push(FieldError::required(
                 "spec.template.spec.restartPolicy",
-                "Required value: must be \"OnFailure\" or \"Never\"",
+                "valid values: \"OnFailure\", \"Never\"",
             ));
         }
         return;

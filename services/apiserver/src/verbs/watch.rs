@@ -65,16 +65,22 @@ pub(crate) fn watch(call: &Call) -> Result<Reply, ApiError> {
     if send_initial && !query.bookmarks {
         return Err(call.bad_request("sendInitialEvents requires setting allowWatchBookmarks to true"));
     }
-    let (initial, cursor, initial_end) = match start {
-        Some(version) if !send_initial => (VecDeque::new(), cache.cursor(version, filter)?, None),
+    let opened = match start {
+        Some(version) if !send_initial => cache.cursor(version, filter).map(|cursor| (VecDeque::new(), cursor, None)),
         None if query.send_initial_events == Some(false) => {
-            (VecDeque::new(), cache.cursor(cache.version(), filter)?, None)
+            cache.cursor(cache.version(), filter).map(|cursor| (VecDeque::new(), cursor, None))
         }
         _ => {
             let snapshot = cache.snapshot(&filter);
-            let cursor = cache.cursor(snapshot.version, filter)?;
-            (snapshot.entries.into(), cursor, send_initial.then_some(snapshot.version))
+            let end = send_initial.then_some(snapshot.version);
+            cache.cursor(snapshot.version, filter).map(|cursor| (snapshot.entries.into(), cursor, end))
         }
+    };
+    // A version that is too old is an event in the stream, as in Kubernetes: clients list again when they see
+    // it there, and some (kube-rs) try the same version for ever when the request itself fails.
+    let (initial, cursor, initial_end) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Ok(Reply::Raw(stream_response(Body::from(error_line(&error))))),
     };
     let time = query.timeout_seconds.map_or(WATCH_TIME, |s| Duration::from_secs(s).min(MAX_WATCH_TIME));
     let now = Instant::now();
@@ -99,10 +105,14 @@ pub(crate) fn watch(call: &Call) -> Result<Reply, ApiError> {
         let line = watcher.next().await?;
         Some((Ok::<Bytes, Infallible>(line), watcher))
     });
-    let mut response = Response::new(Body::from_stream(lines));
+    Ok(Reply::Raw(stream_response(Body::from_stream(lines))))
+}
+
+fn stream_response(body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(Reply::Raw(response))
+    response
 }
 
 impl Drop for Watcher {
