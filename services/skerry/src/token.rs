@@ -199,7 +199,7 @@ fn duration(text: &str) -> std::result::Result<Duration, String> {
         'd' => 86_400,
         _ => return Err(wrong()),
     };
-    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
+    let number: u64 = text.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| wrong())?;
     let duration = Duration::from_secs(number.saturating_mul(seconds));
     if duration.is_zero() || duration > MAX_LIFETIME {
         return Err(format!("{text:?} is not between 1s and 366d"));
