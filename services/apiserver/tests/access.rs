@@ -193,3 +193,32 @@ async fn large_and_foreign_bodies_are_refused() {
     let many = r#"{"metadata":{"name":"Bad_Name"}}"#;
     assert_eq!(post("application/json", many.into()).await.unwrap().status(), 422);
 }
+
+#[tokio::test]
+async fn nobody_grants_more_than_he_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = support::build(dir.path()).await;
+    let binding = |name: &str, role: &str, user: &str| -> RoleBinding {
+        serde_json::from_value(json!({
+            "metadata": {"name": name}, "subjects": [{"kind": "User", "name": user}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        }))
+        .unwrap()
+    };
+    let root: Api<RoleBinding> = Api::default_namespaced(Client::new(server.router(), "default"));
+    root.create(&PostParams::default(), &binding("ann", "admin", "ann")).await.unwrap();
+    let ann = Client::new(server.router_as(User::new("ann", &[])), "default");
+    let bindings: Api<RoleBinding> = Api::default_namespaced(ann.clone());
+    bindings.create(&PostParams::default(), &binding("ok", "edit", "bob")).await.unwrap();
+    let more = bindings.create(&PostParams::default(), &binding("more", "cluster-admin", "ann")).await.unwrap_err();
+    assert!(more.to_string().contains("not currently held"), "{more}");
+    bindings.create(&PostParams::default(), &binding("ghost", "nothing", "ann")).await.unwrap_err();
+    let roles: Api<k8s_openapi::api::rbac::v1::Role> = Api::default_namespaced(ann);
+    let role = |resource: &str| {
+        serde_json::from_value(json!({"metadata": {"name": resource}, "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]})).unwrap()
+    };
+    roles.create(&PostParams::default(), &role("pods")).await.unwrap();
+    roles.create(&PostParams::default(), &role("nodes")).await.unwrap_err();
+    let patch = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    roles.patch("pods", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(patch)).await.unwrap_err();
+}

@@ -5,6 +5,7 @@
 //! Limits: those of the parts. Nothing here is persistent.
 
 mod authn;
+pub(crate) mod escalation;
 mod rbac;
 mod token;
 mod user;

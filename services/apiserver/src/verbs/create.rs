@@ -3,6 +3,7 @@
 //! Also used by apply and by PUT on kinds that allow it. Invariants: identity fields come from the server;
 //! nothing is created in a namespace that is missing or terminating. Limits: [`NAME_TRIES`].
 
+use crate::auth::escalation;
 use crate::call::Call;
 use crate::http::Reply;
 use crate::kinds;
@@ -110,6 +111,7 @@ pub(crate) async fn store_new(call: &Call, mut object: Value) -> Result<Stored, 
     let resource = &call.resource;
     view::to_storage(resource, &mut object);
     check_namespace(call, &object)?;
+    escalation::check(&call.api.rbac, &call.api.storage, &call.user, resource, &object)?;
     let base = str_at(&object, "/metadata/generateName").to_owned();
     let generate = meta::name(&object).is_empty() && !base.is_empty();
     meta::stamp_new(&mut object, &uuid::Uuid::new_v4().to_string(), call.now, resource.generation);

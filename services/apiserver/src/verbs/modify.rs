@@ -5,6 +5,7 @@
 //! deleted is removed when its last finalizer goes; a change that changes nothing is not written.
 //! Limits: `state::MAX_RETRIES` lost races. A cancelled request leaves either the old or the new object.
 
+use crate::auth::escalation;
 use crate::call::Call;
 use crate::kinds;
 use crate::state::{Api, CRD, MAX_RETRIES, write_error};
@@ -29,10 +30,15 @@ pub(crate) enum Outcome {
 pub(crate) async fn modify(
     call: &Call,
     subresource: &str,
-    change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
+    mut change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
 ) -> Result<Outcome, ApiError> {
     let target = (call.path.namespace.as_str(), call.path.name.as_str());
-    modify_other(&call.api, &call.resource, target, subresource, call.query.dry_run, change).await
+    let checked = |old: &Value| {
+        let new = change(old)?;
+        escalation::check(&call.api.rbac, &call.api.storage, &call.user, &call.resource, &new)?;
+        Ok(new)
+    };
+    modify_other(&call.api, &call.resource, target, subresource, call.query.dry_run, checked).await
 }
 
 /// Changes the object `target` (namespace, name) of any resource. `change` gets the stored object and

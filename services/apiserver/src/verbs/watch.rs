@@ -152,19 +152,7 @@ impl Watcher {
                     self.ready.push_back(self.bookmark(self.cursor.position(), false));
                 }
             }
-            () = self.cursor.changed() => match self.cursor.take() {
-                Ok(events) => {
-                    for event in events {
-                        let line = self.line(event.kind, &event.entry);
-                        self.ready.push_back(line);
-                    }
-                }
-                Err(error) => {
-                    self.api.metrics.watchers_expired.inc();
-                    self.ready.push_back(error_line(&error));
-                    self.over = true;
-                }
-            },
+            // Before the changes: a watcher whose changes are all filtered out must learn newer versions too.
             () = tokio::time::sleep_until(bookmark) => {
                 self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
                 // Take what is there first: the position then covers everything up to now.
@@ -182,6 +170,19 @@ impl Watcher {
                     }
                 }
             }
+            () = self.cursor.changed() => match self.cursor.take() {
+                Ok(events) => {
+                    for event in events {
+                        let line = self.line(event.kind, &event.entry);
+                        self.ready.push_back(line);
+                    }
+                }
+                Err(error) => {
+                    self.api.metrics.watchers_expired.inc();
+                    self.ready.push_back(error_line(&error));
+                    self.over = true;
+                }
+            },
         }
     }
 
