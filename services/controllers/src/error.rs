@@ -7,6 +7,9 @@ pub enum Error {
     /// backoff; when it lasts, look at the API server.
     #[error("the Kubernetes API refused or failed")]
     Api(#[source] Box<kube::Error>),
+    /// The kubeconfig cannot be used: check its path and what it names.
+    #[error("the kubeconfig cannot be used")]
+    Kubeconfig(#[source] Box<kube::Error>),
     /// An object has a field that no controller can work with, for example a selector with an unknown
     /// operator. Correct the object.
     #[error("{object} cannot be used: {why}")]

@@ -10,6 +10,7 @@
 
 mod claim;
 mod config;
+mod connect;
 mod context;
 mod daemonset;
 mod deployment;
@@ -33,6 +34,7 @@ mod scheduler;
 mod taints;
 
 pub use config::Options;
+pub use connect::connect;
 pub use error::Error;
 pub use metrics::Metrics;
 pub use run::Controllers;

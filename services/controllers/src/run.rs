@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use kube::Client;
 use skerry_common::drain;
+use skerry_telemetry::Readiness;
 
 use crate::config::Options;
 use crate::context::Context;
@@ -31,6 +32,8 @@ pub struct Controllers {
     pub options: Options,
     /// Counters; `Metrics::default()` when nobody reads them.
     pub metrics: Metrics,
+    /// Told when all caches have been filled once; until then nothing is done.
+    pub readiness: Readiness,
 }
 
 impl std::fmt::Debug for Controllers {
@@ -42,7 +45,13 @@ impl std::fmt::Debug for Controllers {
 impl Controllers {
     /// Controllers with default options and no metrics.
     pub fn new(client: Client, root_ca_pem: impl Into<String>) -> Self {
-        Self { client, root_ca_pem: root_ca_pem.into(), options: Options::default(), metrics: Metrics::default() }
+        Self {
+            client,
+            root_ca_pem: root_ca_pem.into(),
+            options: Options::default(),
+            metrics: Metrics::default(),
+            readiness: Readiness::new(),
+        }
     }
 
     /// Runs until `stop` says so.
@@ -69,6 +78,12 @@ impl Controllers {
         podgc::install(&ctx, &mut tasks);
         // Last: handlers see only what comes after they are registered.
         ctx.start_informers(&mut tasks);
+        let (filled, synced) = (self.readiness.task("controllers' caches"), ctx.clone());
+        tasks.spawn("readiness", async move {
+            synced.wait_synced().await;
+            filled.ready();
+            std::future::pending().await
+        });
         tracing::info!("controllers started");
         // The guard is held until the tasks are gone: a drain must not end before them.
         let (result, _guard) = tokio::select! {

@@ -135,8 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reconcile_that_panics_fails_or_hangs_is_tried_again() {
-        let (ctx, queue, key) =
-            (testing::context(|| std::future::pending()), WorkQueue::default(), Key::new("ns", "a"));
+        let (ctx, queue, key) = (testing::context(std::future::pending), WorkQueue::default(), Key::new("ns", "a"));
         for trouble in ["panic", "error", "hang"] {
             queue.add(key.clone());
             let taken = queue.next().await;
@@ -155,8 +154,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn success_runs_again_only_when_asked_for() {
-        let (ctx, queue, key) =
-            (testing::context(|| std::future::pending()), WorkQueue::default(), Key::new("ns", "a"));
+        let (ctx, queue, key) = (testing::context(std::future::pending), WorkQueue::default(), Key::new("ns", "a"));
         for (next, again) in [(Next::OnChange, false), (Next::After(Duration::from_secs(5)), true)] {
             queue.add(key.clone());
             let taken = queue.next().await;
