@@ -35,7 +35,7 @@ const PROTOCOL: u32 = 1;
 const MAX_JSON_BYTES: u64 = 8 << 20;
 /// Waits between attempts.
 const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Messages on their way into a stream.
 const SEND_QUEUE: usize = 64;
 /// Reports looked up at a time.
@@ -104,10 +104,19 @@ async fn subscribe(
             let id = match &reply.message {
                 Some(M::Delta(m)) => m.subscription,
                 Some(M::InSync(m)) => m.subscription,
+                // An EdgeHub of another version: the other kinds go on.
+                Some(M::Closed(m)) if m.code == pb::CloseCode::UnknownKind as i32 => {
+                    tracing::warn!(subscription = m.subscription, reason = m.reason, "edgehub does not serve a kind");
+                    continue;
+                }
                 Some(M::Closed(m)) => {
                     return Err(Error::Hub(format!("a subscription was closed: {}", m.reason)));
                 }
-                _ => continue,
+                Some(M::Welcome(_)) => {
+                    backoff.reset();
+                    continue;
+                }
+                None => continue,
             };
             let index = usize::try_from(id).ok().and_then(|i| i.checked_sub(1));
             let Some((kind, subscriber)) = index.and_then(|i| subscribers.get_mut(i)) else {
@@ -115,7 +124,6 @@ async fn subscribe(
             };
             match reply.message {
                 Some(M::Delta(delta)) => {
-                    backoff.reset();
                     let answer = take(kind, subscriber, delta, batches, held).await?;
                     send(answer).await?;
                 }
@@ -269,8 +277,8 @@ async fn stream_reports(
                 let Some(answer) = answer.map_err(status)? else {
                     return Err(Error::Hub("edgehub ended the stream".into()));
                 };
-                let Some(pb::report_response::Message::Outcome(outcome)) = answer.message else { continue };
                 backoff.reset();
+                let Some(pb::report_response::Message::Outcome(outcome)) = answer.message else { continue };
                 let (id, outcome) = Outcome::from_wire(outcome).map_err(protocol)?;
                 settle(context, reporter.outcome(id, outcome, now));
             }

@@ -1,7 +1,7 @@
 //! Names: resolv.conf, /etc/hosts and the hostname of a pod. Pure but for reading the host's files.
 //!
 //! Called when a sandbox or a container is configured. Without a cluster DNS address, `ClusterFirst`
-//! falls back to the host's resolver, as in the kubelet; the worker says so in an Event once.
+//! falls back to the host's resolver, as in the kubelet.
 
 use std::fmt::Write as _;
 use std::fs;

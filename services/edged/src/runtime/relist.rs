@@ -37,6 +37,8 @@ const UNWELL_AFTER: Duration = Duration::from_secs(10);
 const DOWN_AFTER: Duration = Duration::from_secs(2);
 /// How often the runtime's own conditions are asked for.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
+/// The same while it says that it is not ready: a network that comes up makes the node ready.
+const STATUS_EVERY_UNWELL: Duration = Duration::from_secs(2);
 
 /// How the runtime is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,8 +103,8 @@ impl Relist {
                         differs
                     });
                     if last_answer >= next_status {
-                        next_status = last_answer + STATUS_EVERY;
-                        self.check_status().await;
+                        let well = self.check_status().await;
+                        next_status = last_answer + if well { STATUS_EVERY } else { STATUS_EVERY_UNWELL };
                     }
                     if !changed.is_empty() {
                         last_change = Instant::now();
@@ -175,8 +177,8 @@ impl Relist {
         Ok(pods.into_iter().map(|(uid, set)| (uid, hash(set))).collect())
     }
 
-    /// The runtime's own word about itself and its network.
-    async fn check_status(&self) {
+    /// The runtime's own word about itself and its network; whether all is well.
+    async fn check_status(&self) -> bool {
         let trouble = match self.context.cri.status(true).await {
             Ok(reply) => {
                 self.learn(&reply.info).await;
@@ -190,7 +192,9 @@ impl Relist {
             }
             Err(status) => describe(&status),
         };
+        let well = trouble.is_empty();
         self.set_health(Health { answers: true, trouble });
+        well
     }
 
     /// What workers need to know before they create anything.
