@@ -46,6 +46,8 @@ pub(super) struct Gc {
     queue: Arc<WorkQueue<Key>>,
     absent: Mutex<HashSet<String>>,
     kinds: Kinds,
+    /// Has discovery succeeded once?
+    discovered: watch::Sender<bool>,
     /// Have all sources shown a complete list?
     complete: watch::Sender<bool>,
 }
@@ -65,6 +67,7 @@ pub(crate) fn install(ctx: &Arc<Context>, tasks: &mut Tasks) {
         queue: Arc::new(WorkQueue::default()),
         absent: Mutex::default(),
         kinds: RwLock::default(),
+        discovered: watch::Sender::new(false),
         complete: watch::Sender::new(false),
     });
     sources::install(ctx, tasks, &gc);
@@ -102,11 +105,18 @@ async fn process(ctx: &Arc<Context>, gc: &Gc, uid: &str) -> Result<Next, Error> 
     if item.deleting || item.owners.is_empty() {
         return Ok(Next::OnChange);
     }
+    // Before the first discovery every kind is unknown.
+    let mut discovered = gc.discovered.subscribe();
+    let _ = discovered.wait_for(|d| *d).await;
     let mut states = Vec::new();
     for owner in &item.owners {
         states.push((owner.clone(), owner_state(ctx, gc, &item, owner).await?));
     }
     let has_dependents = !lock(&gc.graph).dependents(uid).is_empty();
+    if states.iter().any(|(_, state)| *state == OwnerState::Unknown) {
+        // Discovery may show the kind later: a custom resource, or one that was unavailable.
+        return Ok(Next::After(ctx.options.discovery_period));
+    }
     match decide::decide(&states, has_dependents) {
         Decision::Keep => {}
         Decision::Drop(uids) => {

@@ -101,6 +101,7 @@ async fn follow(ctx: Arc<Context>, gc: Arc<Gc>, shared: HashSet<(String, String)
                 let found = kinds(&discovery);
                 let named = found.iter().map(|(r, c)| (r.clone(), c.scope == Scope::Namespaced)).collect();
                 *gc.kinds.write().unwrap_or_else(std::sync::PoisonError::into_inner) = named;
+                gc.discovered.send_replace(true);
                 let wanted: HashMap<_, _> = found
                     .into_iter()
                     .filter(|(r, c)| {
