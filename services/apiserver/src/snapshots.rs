@@ -52,6 +52,13 @@ impl Snapshots {
         Self::parse(token).map_or_else(String::new, |(id, _)| Self::token(&id, offset))
     }
 
+    /// Forgets the snapshot of a token: its last page was served. Who asks for that page again lists again.
+    pub(crate) fn done(&self, token: &str) {
+        if let Some((id, _)) = Self::parse(token) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|slot| slot.id != id);
+        }
+    }
+
     /// The snapshot and the offset of a token.
     pub(crate) fn get(&self, token: &str, question: &str) -> Result<(Kept, usize), ApiError> {
         let expired = || {

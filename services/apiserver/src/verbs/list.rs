@@ -50,7 +50,12 @@ pub(crate) fn list(call: &Call) -> Result<Reply, ApiError> {
     let remaining = kept.entries.len().saturating_sub(end);
     let version = kept.version;
     let next = match (remaining, token) {
-        (0, _) => String::new(),
+        (0, token) => {
+            if let Some(token) = token {
+                call.api.snapshots.done(token);
+            }
+            String::new()
+        }
         (_, Some(token)) => Snapshots::next(token, end),
         (_, None) => call.api.snapshots.keep(kept, end),
     };
