@@ -18,7 +18,7 @@ use skerry_proto::sync::v1::subscribe_request::Message as Down;
 use skerry_proto::sync::v1::subscribe_response::Message as M;
 use skerry_rpc::{Channel, ClientLimits, Connection, Target, connect_once};
 use skerry_sync::{Change, Subscriber, SubscriptionId};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Kinds of the stream for what a node needs at once.
@@ -121,11 +121,11 @@ impl Node {
         }
     }
 
-    /// One session, until it ends.
+    /// One session, until it ends. The permit is given back when the session has begun.
     ///
     /// # Errors
     /// Why it ended, unless [`Node::cut`] did it.
-    pub async fn session(self: &Arc<Self>) -> anyhow::Result<()> {
+    pub async fn session(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> anyhow::Result<()> {
         self.closing.store(false, Ordering::Relaxed);
         let number = self.session.fetch_add(1, Ordering::Relaxed);
         let connection = connect_once(&self.target, &ClientLimits::node()).await?;
@@ -133,7 +133,7 @@ impl Node {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         let synced = AtomicUsize::new(0);
         let ended = tokio::select! {
-            ended = self.stream(&connection, number, &CONTROL_KINDS, &synced) => ended,
+            ended = self.stream(&connection, number, &CONTROL_KINDS, &synced, Some(permit)) => ended,
             ended = self.bulk(&connection, number, &synced) => ended,
             reason = connection.closed() => Err(anyhow::anyhow!("connection ended: {reason}")),
         };
@@ -193,7 +193,7 @@ impl Node {
         if !self.services {
             return std::future::pending().await;
         }
-        self.stream(connection, number, &BULK_KINDS, synced).await
+        self.stream(connection, number, &BULK_KINDS, synced, None).await
     }
 
     async fn stream(
@@ -202,6 +202,7 @@ impl Node {
         number: u64,
         kinds: &'static [&'static str],
         synced: &AtomicUsize,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> anyhow::Result<()> {
         let channel: Channel = connection.channel();
         let (requests, queue) = mpsc::channel(32);
@@ -212,6 +213,7 @@ impl Node {
             Some(M::Welcome(_)) => {}
             other => bail!("expected welcome, got {other:?}"),
         }
+        drop(permit);
         let control = kinds.len() == CONTROL_KINDS.len();
         if control {
             self.totals.connected.fetch_add(1, Ordering::Relaxed);

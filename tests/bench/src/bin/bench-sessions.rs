@@ -24,6 +24,9 @@ use tokio::time::Instant;
 /// Connections that begin at a time, and API calls at a time.
 const CONCURRENCY: usize = 64;
 
+/// Sessions that begin at a time.
+const BEGINNERS: usize = 48;
+
 /// How long a step may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -127,19 +130,16 @@ async fn bench(args: Args) -> anyhow::Result<()> {
 
 /// Runs a session of every node; a session that fails begins again.
 fn connect(nodes: &[Arc<Node>], totals: &Arc<Totals>) -> JoinSet<()> {
-    let gate = Arc::new(tokio::sync::Semaphore::new(CONCURRENCY / 2));
+    let gate = Arc::new(tokio::sync::Semaphore::new(BEGINNERS));
     let mut sessions = JoinSet::new();
     for node in nodes {
         let (node, totals, gate) = (node.clone(), totals.clone(), gate.clone());
         sessions.spawn(async move {
             loop {
-                // Admits a number of beginners at a time: they share this machine with the hub.
-                let permit = gate.clone().acquire_owned().await;
-                tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                    drop(permit);
-                });
-                match node.session().await {
+                // All nodes have one address here, and of one address the hub takes only so many
+                // connections at a time that have not shown a certificate yet.
+                let Ok(permit) = gate.clone().acquire_owned().await else { return };
+                match node.session(permit).await {
                     Ok(()) => return,
                     Err(error) => {
                         totals.failures.fetch_add(1, Ordering::Relaxed);
