@@ -476,3 +476,20 @@ async fn an_update_of_the_image_replaces_the_container_alone() {
     assert_eq!(first["podIP"], second["podIP"], "the sandbox stays");
     node.until_event("uid-1", "Killing", "definition changed, will be restarted").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_is_taken_away_under_running_pods_leaves_nothing() {
+    let mut node = Node::start().await;
+    node.put_pod("p", "uid-taken-away", sleeper());
+    node.until_running("uid-taken-away").await;
+    let sandbox = node.sandbox_ids().pop().unwrap();
+    let (dir, bridge) = (node.containerd.dir().to_owned(), node.containerd.runtime().unwrap().options().bridge.clone());
+    node.kill_agent().await;
+    drop(node);
+    assert!(!dir.exists());
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(dir.to_str().unwrap()));
+    assert!(!Path::new("/sys/class/net").join(&bridge).exists());
+    assert!(find_paths(Path::new("/sys/fs/cgroup"), "poduid-taken-away", 4).is_empty());
+    let cached = fs::read_dir("/var/lib/cni/results").map(|d| d.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    assert!(!cached.iter().any(|e| e.file_name().to_string_lossy().contains(&sandbox)));
+}

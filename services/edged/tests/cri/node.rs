@@ -126,6 +126,13 @@ impl Node {
         format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
     }
 
+    /// Ids of all sandboxes that the runtime keeps.
+    pub(crate) fn sandbox_ids(&self) -> Vec<String> {
+        let dir = self.containerd.dir().join("state/containerd/io.containerd.grpc.v1.cri/sandboxes");
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     pub(crate) fn log(&self, name: &str, uid: &str, container: &str, attempt: u32) -> String {
         let path = self.logs().join(format!("test_{name}_{uid}/{container}/{attempt}.log"));
         std::fs::read_to_string(path).unwrap_or_default()
