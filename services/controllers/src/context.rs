@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, Servi
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use tokio::sync::RwLock;
 
 use crate::config::Options;
 use crate::machinery::cache::Cache;
@@ -49,6 +50,9 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
+    /// Read-held by each reconcile and call; a stop takes it for writing, so that what has begun is
+    /// finished and nothing new begins.
+    pub(crate) gate: RwLock<()>,
     pub(crate) pods: Arc<Cache<Pod>>,
     pub(crate) nodes: Arc<Cache<Node>>,
     pub(crate) leases: Arc<Cache<Lease>>,
@@ -113,6 +117,7 @@ impl Context {
             options,
             recorder,
             metrics,
+            gate: RwLock::default(),
             pods: Cache::new(vec![by_controller, by_node, by_namespace]),
             nodes: Cache::new(Vec::new()),
             leases: Cache::new(Vec::new()),

@@ -4,10 +4,11 @@
 //! leader election: the embedded control plane has one process, and two of these at a time would only cost
 //! conflicts, since every write is conditional or has a name that can exist once.
 //!
-//! Stop: the tasks are aborted at their next await. Whatever was half done is found and finished by the
+//! Stop: nothing new begins, what has begun may finish for [`FINISH`]; then the tasks are aborted. Whatever was half done is found and finished by the
 //! next process, because every controller works from what the API holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use skerry_common::drain;
@@ -21,6 +22,9 @@ use crate::machinery::tasks::Tasks;
 use crate::metrics::Metrics;
 use crate::node::{eviction, lifecycle};
 use crate::{daemonset, deployment, endpoints, gc, job, namespace, namespace_defaults, podgc, replicaset, scheduler};
+
+/// How long a stop waits for what has begun. Shorter than the drain of a process.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// The scheduler and all controllers, ready to run.
 pub struct Controllers {
@@ -90,6 +94,10 @@ impl Controllers {
             guard = stop.stopped() => (Ok(()), Some(guard)),
             name = tasks.watch() => (Err(Error::TaskEnded(name)), None),
         };
+        // Calls that are dropped half way may still be carried out; better to know.
+        if result.is_ok() && tokio::time::timeout(FINISH, ctx.gate.write()).await.is_err() {
+            tracing::warn!("stopping although some calls have no answer");
+        }
         tasks.abort().await;
         tracing::info!("controllers stopped");
         result

@@ -16,6 +16,7 @@ mod sources;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
@@ -37,6 +38,9 @@ const COMPONENT: &str = "garbage-collector";
 /// Uids of absent owners that are remembered, so that 500 pods of one ReplicaSet ask once. Uids never
 /// come back, so this can only save requests.
 const REMEMBERED_ABSENT: usize = 10_000;
+
+/// How soon an orphaning is tried again while not all kinds are listed.
+const UNTIL_COMPLETE: Duration = Duration::from_secs(1);
 
 /// The kinds that discovery showed last.
 type Kinds = RwLock<Vec<(ApiResource, bool)>>;
@@ -95,8 +99,9 @@ async fn process(ctx: &Arc<Context>, gc: &Gc, uid: &str) -> Result<Next, Error> 
     let Some(item) = lock(&gc.graph).get(uid) else { return Ok(Next::OnChange) };
     if item.deleting && item.orphan {
         // What is not known yet could not be orphaned, and would be deleted instead.
-        let mut complete = gc.complete.subscribe();
-        let _ = complete.wait_for(|c| *c).await;
+        if !*gc.complete.borrow() {
+            return Ok(Next::After(UNTIL_COMPLETE));
+        }
         return orphan_dependents(ctx, gc, &item).await;
     }
     if item.deleting && item.foreground {

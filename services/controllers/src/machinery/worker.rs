@@ -5,8 +5,8 @@
 //! Conflicts (409) are expected in a system with many writers: they are retried without a warning.
 //!
 //! Limits: each controller has a fixed number of workers, and one run may take [`RUN_DEADLINE`].
-//! Cancel: a run is dropped at its next await; what it has written stays, and the next process
-//! starts from that.
+//! Stop: what has begun is finished, within the deadline of [`crate::Controllers::run`]; after that a run
+//! is dropped at its next await, what it has written stays, and the next process starts from that.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -67,6 +67,7 @@ pub(crate) fn spawn<F, Fut>(
             ctx.wait_synced().await;
             loop {
                 let key = queue.next().await;
+                let _begun = ctx.gate.read().await;
                 run_one(&ctx, name, &queue, key, reconcile.as_ref()).await;
             }
         });

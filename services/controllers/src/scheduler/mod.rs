@@ -209,6 +209,7 @@ impl Scheduler {
                 self.model.place(&key, &node, need);
                 self.assumed.insert(key.clone(), uid.clone());
                 calls.spawn(async move {
+                    let _begun = ctx.gate.read().await;
                     let result = with_deadline(bind(&ctx, &key, &pod, &node)).await;
                     Done { key, uid, bound: true, result }
                 });
@@ -216,6 +217,7 @@ impl Scheduler {
             Decision::None { message, waits } => {
                 self.pending.park(&key, waits, now);
                 calls.spawn(async move {
+                    let _begun = ctx.gate.read().await;
                     let result = with_deadline(report(&ctx, &key, &pod, message)).await;
                     Done { key, uid, bound: false, result }
                 });
