@@ -13,6 +13,7 @@ use skerry_proto::identity::v1::identity_server::IdentityServer;
 use skerry_proto::sync::v1::sink_server::SinkServer;
 use skerry_proto::sync::v1::source_server::SourceServer;
 use skerry_rpc::{Bound, Caller, Channel, ClientLimits, Listen, Policy, Server, ServerConfig, ServerLimits};
+use skerry_telemetry::Readiness;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
@@ -54,11 +55,16 @@ struct Credentials {
 }
 
 impl CloudHub {
-    /// Reads the credentials and binds the port. Nothing is accepted yet.
+    /// Reads the credentials and binds the port. Nothing is accepted yet. The process is ready when every
+    /// source was connected once.
     ///
     /// # Errors
     /// When the configuration, the credentials or the port cannot be used.
-    pub async fn build(config: Config, telemetry: &skerry_telemetry::Registry) -> Result<Self, HubError> {
+    pub async fn build(
+        config: Config,
+        telemetry: &skerry_telemetry::Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, HubError> {
         config.validate()?;
         let metrics = Metrics::new(telemetry);
         let (revocations, list) = RevocationPublisher::new();
@@ -74,19 +80,16 @@ impl CloudHub {
             let limits = ClientLimits::default();
             let channel = Channel::tcp(source.addresses.clone(), &source.name, credentials.watch.clone(), limits)
                 .map_err(|error| HubError::Source { name: source.name.clone(), source: error })?;
-            let lane = |bulk| {
-                let channel = channel.clone();
-                (Lane::new(&source.name, channel, totals.clone(), metrics.clone()), bulk)
-            };
-            for (lane, bulk) in [lane(false), lane(true)] {
-                let kinds = source.kinds.iter().filter(|kind| BULK_KINDS.contains(&kind.as_str()) == bulk);
-                let before = lanes.len();
-                for kind in kinds {
-                    routes.add_down(kind, lane.clone());
-                    if lanes.len() == before {
-                        lanes.push(lane.clone());
-                    }
+            let (bulk, control): (Vec<&String>, Vec<&String>) =
+                source.kinds.iter().partition(|kind| BULK_KINDS.contains(&kind.as_str()));
+            for (class, kinds) in [("control", control), ("bulk", bulk)] {
+                if kinds.is_empty() {
+                    continue;
                 }
+                let pending = readiness.task(&format!("{class} kinds of {}", source.name));
+                let lane = Lane::new(&source.name, channel.clone(), pending, totals.clone(), metrics.clone());
+                kinds.into_iter().for_each(|kind| routes.add_down(kind, lane.clone()));
+                lanes.push(lane);
             }
             if !source.reports.is_empty() {
                 let lane = ReportLane::new(&source.name, channel.clone());

@@ -17,7 +17,7 @@ use prost::Message as _;
 use skerry_common::{Backoff, drain};
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::source_client::SourceClient;
-use skerry_telemetry::emit;
+use skerry_telemetry::{Task, emit};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -73,6 +73,8 @@ pub(crate) struct Lane {
     source: String,
     channel: skerry_rpc::Channel,
     state: Mutex<State>,
+    /// Until the source was connected for the first time.
+    pending: Mutex<Option<Task>>,
     totals: Arc<crate::usage::Usage>,
     metrics: Metrics,
 }
@@ -88,10 +90,12 @@ impl Lane {
     pub(crate) fn new(
         source: &str,
         channel: skerry_rpc::Channel,
+        pending: Task,
         totals: Arc<crate::usage::Usage>,
         metrics: Metrics,
     ) -> Arc<Self> {
-        Arc::new(Self { source: source.to_owned(), channel, state: Mutex::default(), totals, metrics })
+        let pending = Mutex::new(Some(pending));
+        Arc::new(Self { source: source.to_owned(), channel, state: Mutex::default(), pending, totals, metrics })
     }
 
     /// Makes a number for a subscription of a node. Its Open is still to be sent.
@@ -152,6 +156,7 @@ impl Lane {
         }
         backoff.reset();
         self.lock().requests = Some(requests);
+        drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
         emit(SourceLink { source: &self.source, up: true, reason: "" }, &self.metrics);
         loop {
             match stream.message().await {

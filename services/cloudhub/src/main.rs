@@ -37,10 +37,11 @@ fn main() -> ExitCode {
     let log = LogConfig { format, filter: args.log, service: "cloudhub".to_owned() };
     process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
         let config: Config = skerry_common::load(&args.config)?;
-        let hub = CloudHub::build(config, &process.registry).await.map_err(|error| match error {
-            HubError::Config(_) => Failure::usage(error),
-            other => Failure::failed(other),
-        })?;
+        let hub =
+            CloudHub::build(config, &process.registry, &process.readiness).await.map_err(|error| match error {
+                HubError::Config(_) => Failure::usage(error),
+                other => Failure::failed(other),
+            })?;
         tracing::info!(address = ?hub.local_addr(), "hub listens");
         hub.run(process.stop).await.map_err(Failure::failed)
     })

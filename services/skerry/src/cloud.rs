@@ -58,21 +58,20 @@ async fn apiserver(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
         ..skerry_apiserver::Config::new(dir.join(APISERVER_DATA))
     };
     let server = config.build().await.or_fail(what)?;
-    let file = dir.join(places::KUBECONFIG);
-    if !file.exists() {
-        let kubeconfig = server.admin_kubeconfig().or_fail(what)?;
-        write_atomically(&file, kubeconfig.as_bytes(), 0o600)?;
-    }
+    // Anew each time: after the data folder was emptied the API has another CA.
+    let kubeconfig = server.admin_kubeconfig().or_fail(what)?;
+    write_atomically(&dir.join(places::KUBECONFIG), kubeconfig.as_bytes(), 0o600)?;
     let stop = tasks.stop();
     tasks.spawn("apiserver", async move { server.run(stop).await.or_fail(|| "it ended".into()) });
     Ok(())
 }
 
 async fn controllers(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
-    let (registry, _) = tasks.admin(ports.admin.controllers).await?;
+    let (registry, readiness) = tasks.admin(ports.admin.controllers).await?;
     let file = dir.join(places::KUBECONFIG);
     let client = kubernetes::client(&file).await?;
     let mut controllers = Controllers::new(client, kubernetes::ca_pem(&file)?);
+    controllers.readiness = readiness;
     controllers.metrics = registry.register(skerry_controllers::Metrics::new);
     let stop = tasks.stop();
     tasks.spawn("controllers", async move { controllers.run(stop).await.or_fail(|| "it ended".into()) });
@@ -98,7 +97,7 @@ async fn edgecontroller(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<
 
 async fn cloudhub(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
     let what = || "cannot start cloudhub".to_owned();
-    let (registry, _) = tasks.admin(ports.admin.hub).await?;
+    let (registry, readiness) = tasks.admin(ports.admin.hub).await?;
     let config = skerry_cloudhub::Config {
         name: HUB_NAME.to_owned(),
         listen: ports.hub,
@@ -107,7 +106,7 @@ async fn cloudhub(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
         sources: vec![SourceConfig::edgecontroller(vec![ports.edgecontroller.to_string()])],
         registry: cluster::EDGECONTROLLER.to_owned(),
     };
-    let hub = CloudHub::build(config, &registry).await.or_fail(what)?;
+    let hub = CloudHub::build(config, &registry, &readiness).await.or_fail(what)?;
     let stop = tasks.stop();
     tasks.spawn("cloudhub", async move { hub.run(stop).await.or_fail(|| "it ended".into()) });
     Ok(())

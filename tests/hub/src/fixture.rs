@@ -19,7 +19,7 @@ use skerry_proto::sync::v1::sink_server::SinkServer;
 use skerry_proto::sync::v1::source_client::SourceClient;
 use skerry_proto::sync::v1::source_server::SourceServer;
 use skerry_rpc::{Caller, Channel, Policy, Server, ServerConfig};
-use skerry_telemetry::Registry;
+use skerry_telemetry::{Readiness, Registry};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -149,7 +149,7 @@ impl Fixture {
             sources: vec![SourceConfig::edgecontroller(vec![self.source.to_string()])],
             registry: "edgecontroller".to_owned(),
         };
-        let hub = CloudHub::build(config, &Registry::new()).await?;
+        let hub = CloudHub::build(config, &Registry::new(), &Readiness::new()).await?;
         let address = hub.local_addr().context("bound to TCP")?;
         let (trigger, stop) = drain::channel(Duration::from_secs(5));
         Ok(Hub { address, running: run(hub.run(stop), trigger) })
