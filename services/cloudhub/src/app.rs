@@ -92,7 +92,11 @@ impl CloudHub {
                 lanes.push(lane);
             }
             if !source.reports.is_empty() {
-                let lane = ReportLane::new(&source.name, channel.clone());
+                let lane = ReportLane::new(
+                    &source.name,
+                    channel.clone(),
+                    readiness.task(&format!("reports to {}", source.name)),
+                );
                 source.reports.iter().for_each(|kind| routes.add_up(kind, lane.clone()));
                 report_lanes.push(lane);
             }

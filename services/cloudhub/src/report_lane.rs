@@ -12,6 +12,7 @@ use std::time::Duration;
 use skerry_common::{Backoff, drain};
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::sink_client::SinkClient;
+use skerry_telemetry::Task;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -36,6 +37,8 @@ pub(crate) struct ReportLane {
     source: String,
     channel: skerry_rpc::Channel,
     state: Mutex<State>,
+    /// Until the sink was connected for the first time.
+    pending: Mutex<Option<Task>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,8 +65,9 @@ pub(crate) struct Place {
 }
 
 impl ReportLane {
-    pub(crate) fn new(source: &str, channel: skerry_rpc::Channel) -> Arc<Self> {
-        Arc::new(Self { source: source.to_owned(), channel, state: Mutex::default() })
+    pub(crate) fn new(source: &str, channel: skerry_rpc::Channel, pending: Task) -> Arc<Self> {
+        let pending = Mutex::new(Some(pending));
+        Arc::new(Self { source: source.to_owned(), channel, state: Mutex::default(), pending })
     }
 
     /// Sends the node's outcomes to `to` from now on. An older place of the same node gets no more.
@@ -127,6 +131,7 @@ impl ReportLane {
         }
         backoff.reset();
         self.lock().reports = Some(reports);
+        drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
         loop {
             match stream.message().await {
                 Ok(Some(pb::ReportResponse { message: Some(pb::report_response::Message::Outcome(outcome)) })) => {

@@ -126,7 +126,7 @@ impl EdgeHub {
         let uplink = self.uplink.run(stop.clone());
         tokio::pin!(serve);
         tokio::pin!(uplink);
-        tokio::select! {
+        let ended = tokio::select! {
             served = &mut serve => served.map(drop).map_err(EdgeHubError::Serve),
             ended = &mut uplink => match ended {
                 Ok(()) if stop.is_stopping() => serve.await.map(drop).map_err(EdgeHubError::Serve),
@@ -134,7 +134,10 @@ impl EdgeHub {
                 Err(error) => Err(EdgeHubError::Store(error)),
             },
             reason = store.failed() => Err(EdgeHubError::Store(skerry_store::StoreError::Stopped { reason })),
-        }?;
+        };
+        // Whoever starts next may open it at once, whatever still holds a handle here.
+        store.close().await;
+        ended?;
         drop(stop.stopped().await);
         Ok(())
     }

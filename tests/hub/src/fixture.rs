@@ -149,10 +149,13 @@ impl Fixture {
             sources: vec![SourceConfig::edgecontroller(vec![self.source.to_string()])],
             registry: "edgecontroller".to_owned(),
         };
-        let hub = CloudHub::build(config, &Registry::new(), &Readiness::new()).await?;
+        let readiness = Readiness::new();
+        let hub = CloudHub::build(config, &Registry::new(), &readiness).await?;
         let address = hub.local_addr().context("bound to TCP")?;
         let (trigger, stop) = drain::channel(Duration::from_secs(5));
-        Ok(Hub { address, running: run(hub.run(stop), trigger) })
+        let running = run(hub.run(stop), trigger);
+        crate::eventually("the hub is ready", || readiness.is_ready()).await?;
+        Ok(Hub { address, running })
     }
 
     /// Starts a node whose store is kept under its name.
