@@ -35,7 +35,7 @@ async fn a_machine_joins_and_works_over_a_hub() {
         sources: vec![source],
         registry: "edgecontroller".to_owned(),
     };
-    let hub = CloudHub::build(hub, &Registry::new()).await.unwrap();
+    let hub = CloudHub::build(hub, &Registry::new(), &skerry_telemetry::Readiness::new()).await.unwrap();
     let address = hub.local_addr().unwrap().to_string();
     let controller = tokio::spawn(controller.run(stop.clone()));
     let hub = tokio::spawn(hub.run(stop));
