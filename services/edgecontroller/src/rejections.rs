@@ -4,6 +4,7 @@
 //! dropped (it is logged and counted in any case); [`PER_SECOND`] a second. An equal Event within the hour
 //! only raises the count of the one that is there.
 
+use aws_lc_rs::digest;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skerry_common::{Key, NodeName};
@@ -12,7 +13,6 @@ use tokio::sync::mpsc;
 use crate::api::{ApiError, KubeApi, Other};
 use crate::cache::Cache;
 use crate::kinds::Kind;
-use crate::trim::short_hash;
 use crate::work::RateLimit;
 
 /// Events that wait to be written.
@@ -153,6 +153,12 @@ pub(crate) fn cut(text: &str, bytes: usize) -> &str {
         end -= 1;
     }
     text.get(..end).unwrap_or_default()
+}
+
+/// The first 128 bits of SHA-256, hex: what is said twice is one Event.
+fn short_hash(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hex::encode(hash.as_ref().get(..16).unwrap_or_default())
 }
 
 #[cfg(test)]

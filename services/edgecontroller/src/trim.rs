@@ -109,7 +109,7 @@ pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject
         }
     }
     let plain = serde_json::to_vec(&object).ok()?;
-    let version = Version::new(short_hash(&plain));
+    let version = Version::new(version_hash(&plain));
     let (body, encoding) = compress(plain);
     Some(Trimmed { key, uid, version, body, encoding, facts })
 }
@@ -117,7 +117,7 @@ pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject
 /// The first 96 bits of SHA-256 in 16 characters: every node says the version of every object that it holds
 /// each time it connects. Nobody can make a body with the version of another one; who can write an object
 /// could, with much work, make two of his own that are taken for one, and hurt nobody else by it.
-pub(crate) fn short_hash(bytes: &[u8]) -> String {
+fn version_hash(bytes: &[u8]) -> String {
     let hash = digest::digest(&digest::SHA256, bytes);
     BASE64_URL_SAFE_NO_PAD.encode(hash.as_ref().get(..12).unwrap_or_default())
 }
@@ -245,6 +245,6 @@ mod tests {
         let trimmed = trim(Kind::ConfigMap, &resource, object(map)).unwrap();
         assert_eq!(trimmed.encoding, Encoding::Zstd);
         let plain = zstd::bulk::decompress(&trimmed.body, 1 << 20).unwrap();
-        assert_eq!(trimmed.version.as_str(), short_hash(&plain));
+        assert_eq!(trimmed.version.as_str(), version_hash(&plain));
     }
 }
