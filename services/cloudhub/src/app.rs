@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skerry_common::{chain, drain};
+use skerry_common::{chain, drain, kinds as known};
 use skerry_identity::{
     CredentialOptions, CredentialPublisher, CredentialStore, CredentialWatch, RevocationPublisher, TrustDomain,
 };
@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 use crate::admin::HubAdmin;
-use crate::config::BULK_KINDS;
 use crate::join::Join;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
@@ -81,7 +80,7 @@ impl CloudHub {
             let channel = Channel::tcp(source.addresses.clone(), &source.name, credentials.watch.clone(), limits)
                 .map_err(|error| HubError::Source { name: source.name.clone(), source: error })?;
             let (bulk, control): (Vec<&String>, Vec<&String>) =
-                source.kinds.iter().partition(|kind| BULK_KINDS.contains(&kind.as_str()));
+                source.kinds.iter().partition(|kind| known::BULK.contains(&kind.as_str()));
             for (class, kinds) in [("control", control), ("bulk", bulk)] {
                 if kinds.is_empty() {
                     continue;

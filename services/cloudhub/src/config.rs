@@ -4,15 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use skerry_common::kinds;
 
 use crate::HubError;
 
 /// Port that nodes connect to; KubeEdge users have it open in their firewalls.
 const DEFAULT_PORT: u16 = 10000;
-
-/// Kinds that may be large in number and never urgent. They travel on streams of their own, so that
-/// pods and their configuration never wait for them.
-pub(crate) const BULK_KINDS: [&str; 2] = [skerry_common::kinds::SERVICE, skerry_common::kinds::ENDPOINT_SLICE];
 
 /// Configuration of a hub replica, as in its YAML file.
 #[derive(Debug, Clone, Deserialize)]
@@ -56,26 +53,12 @@ fn default_listen() -> SocketAddr {
 impl SourceConfig {
     /// EdgeController with all the kinds that it serves.
     pub fn edgecontroller(addresses: Vec<String>) -> Self {
-        use skerry_common::kinds as k;
-        let kinds = [
-            k::POD,
-            k::CONFIG_MAP,
-            k::SECRET,
-            k::NODE,
-            k::NAMESPACE,
-            k::SERVICE,
-            k::ENDPOINT_SLICE,
-            k::PERSISTENT_VOLUME,
-            k::PERSISTENT_VOLUME_CLAIM,
-            k::RUNTIME_CLASS,
-            k::SERVICE_ACCOUNT_TOKEN,
-        ];
-        let reports = [k::NODE_REGISTRATION, k::NODE_STATUS, k::POD_STATUS, k::POD_DELETION, k::EVENT];
+        let owned = |kinds: &[&str]| kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>();
         Self {
             name: "edgecontroller".to_owned(),
             addresses,
-            kinds: kinds.map(str::to_owned).to_vec(),
-            reports: reports.map(str::to_owned).to_vec(),
+            kinds: [owned(&kinds::CONTROL), owned(&kinds::BULK)].concat(),
+            reports: owned(&kinds::REPORTS),
         }
     }
 }

@@ -41,6 +41,24 @@ pub const POD_DELETION: &str = "PodDeletion";
 /// Up: a core/v1 Event. All arrive, in order.
 pub const EVENT: &str = "Event";
 
+/// What a node needs at once: pods and what they refer to.
+pub const CONTROL: [&str; 9] = [
+    POD,
+    CONFIG_MAP,
+    SECRET,
+    NODE,
+    NAMESPACE,
+    SERVICE_ACCOUNT_TOKEN,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
+    RUNTIME_CLASS,
+];
+/// What may be large in number and is never urgent. It travels on streams of its own, so that
+/// [`CONTROL`] never waits for it.
+pub const BULK: [&str; 2] = [SERVICE, ENDPOINT_SLICE];
+/// What a node reports.
+pub const REPORTS: [&str; 5] = [NODE_REGISTRATION, NODE_STATUS, POD_STATUS, POD_DELETION, EVENT];
+
 /// Whether only the newest report of a key matters.
 pub fn coalesces(kind: &str) -> bool {
     matches!(kind, NODE_REGISTRATION | NODE_STATUS | POD_STATUS | POD_DELETION)

@@ -12,7 +12,7 @@ use skerry_rpc::{Bound, Caller, Policy, Server, ServerConfig, Target};
 use skerry_store::{Opened, Store, StoreOptions};
 use tonic::service::Routes;
 
-use crate::config::{BULK_KINDS, CONTROL_KINDS, Listen};
+use crate::config::Listen;
 use crate::link::Link;
 use crate::listeners::Listeners;
 use crate::local_sink::LocalSink;
@@ -65,7 +65,7 @@ impl EdgeHub {
             tracing::error!(reason, "the store was damaged and begins anew");
             link.store_problem(&format!("the store was damaged and is rebuilt from the cloud: {reason}"));
         }
-        let all = CONTROL_KINDS.iter().chain(&BULK_KINDS).copied();
+        let all = skerry_common::kinds::CONTROL.iter().chain(&skerry_common::kinds::BULK).copied();
         let objects = Objects::load(store.clone(), all, listeners, link.clone(), metrics.clone());
         let objects = Arc::new(objects.await.map_err(EdgeHubError::Store)?);
         let outbox = Outbox::load(store, metrics.clone()).await.map_err(EdgeHubError::Store)?;

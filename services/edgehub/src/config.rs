@@ -4,23 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use skerry_common::{NodeName, kinds};
-
-/// Kinds that the node's services need at once: pods and what they refer to.
-pub(crate) const CONTROL_KINDS: [&str; 9] = [
-    kinds::POD,
-    kinds::CONFIG_MAP,
-    kinds::SECRET,
-    kinds::NODE,
-    kinds::NAMESPACE,
-    kinds::SERVICE_ACCOUNT_TOKEN,
-    kinds::PERSISTENT_VOLUME,
-    kinds::PERSISTENT_VOLUME_CLAIM,
-    kinds::RUNTIME_CLASS,
-];
-
-/// Kinds that may be many and are never urgent. They have a stream of their own.
-pub(crate) const BULK_KINDS: [&str; 2] = [kinds::SERVICE, kinds::ENDPOINT_SLICE];
+use skerry_common::NodeName;
 
 /// Configuration of EdgeHub, as in its YAML file.
 #[derive(Debug, Clone, Deserialize)]

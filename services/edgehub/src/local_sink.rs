@@ -30,10 +30,6 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// When a reporter shall come again after the store was full.
 const FULL_RETRY_MS: u64 = 5000;
 
-/// Kinds of reports that this node may send up.
-const KINDS: [&str; 5] =
-    [kinds::NODE_REGISTRATION, kinds::NODE_STATUS, kinds::POD_STATUS, kinds::POD_DELETION, kinds::EVENT];
-
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalSink {
@@ -104,7 +100,7 @@ impl LocalSink {
             Ok(report) => report,
             Err(error) => return Ok(R::Rejected(pb::Rejected { reason: error.to_string() })),
         };
-        if !KINDS.contains(&report.kind.as_str()) {
+        if !kinds::REPORTS.contains(&report.kind.as_str()) {
             let reason = format!("no sink takes reports of the kind {:?}", report.kind);
             return Ok(R::Rejected(pb::Rejected { reason }));
         }

@@ -16,7 +16,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::config::{BULK_KINDS, CONTROL_KINDS};
 use crate::downlink::PROTOCOL;
 use crate::listeners::Listener;
 use crate::objects::{KindView, Objects};
@@ -153,7 +152,7 @@ impl LocalStream {
         skerry_sync::wire::check_open(&open).map_err(protocol)?;
         let id = open.subscription;
         let known = open.kind == skerry_common::kinds::LINK
-            || CONTROL_KINDS.iter().chain(&BULK_KINDS).any(|kind| *kind == open.kind);
+            || skerry_common::kinds::CONTROL.iter().chain(&skerry_common::kinds::BULK).any(|kind| *kind == open.kind);
         let refusal = if !known {
             Some((pb::CloseCode::UnknownKind, format!("edgehub does not hold the kind {:?}", open.kind)))
         } else if !open.selector.is_empty() {

@@ -8,7 +8,6 @@ use skerry_proto::edge::v1 as pb;
 use skerry_proto::edge::v1::edge_server::Edge;
 use tonic::{Request, Response, Status};
 
-use crate::config::{BULK_KINDS, CONTROL_KINDS};
 use crate::objects::Objects;
 use crate::uplink::Traffic;
 use crate::upreports::Outbox;
@@ -31,11 +30,12 @@ impl Edge for EdgeStatus {
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         let link = self.objects.link.state();
         let state = if link.connected { pb::LinkState::Connected } else { pb::LinkState::Disconnected };
-        let kinds = CONTROL_KINDS.iter().chain(&BULK_KINDS).map(|kind| pb::KindStatus {
-            kind: (*kind).to_owned(),
-            objects: self.objects.count(kind) as u64,
-            in_sync: self.objects.is_complete(kind),
-        });
+        let kinds =
+            skerry_common::kinds::CONTROL.iter().chain(&skerry_common::kinds::BULK).map(|kind| pb::KindStatus {
+                kind: (*kind).to_owned(),
+                objects: self.objects.count(kind) as u64,
+                in_sync: self.objects.is_complete(kind),
+            });
         let (received_bytes, sent_bytes) = self.traffic.bytes();
         Ok(Response::new(pb::GetStatusResponse {
             node: self.node.to_string(),

@@ -13,7 +13,7 @@ use skerry_proto::sync::v1 as pb;
 use skerry_rpc::{Channel, ClientLimits, Connection, Target, connect_once};
 use tokio::time::Instant;
 
-use crate::config::{BULK_KINDS, CONTROL_KINDS, LinkTimes};
+use crate::config::LinkTimes;
 use crate::downlink::{Downlink, PROTOCOL};
 use crate::error::SessionError;
 use crate::metrics::Metrics;
@@ -139,10 +139,11 @@ impl Uplink {
         self.traffic.follow(Some(connection.clone()));
         let session = Session { node: self.node.clone(), number, connection: connection.clone() };
         let (ready, welcomed) = tokio::sync::watch::channel(false);
-        let control = Downlink::run(&session, self.objects.clone(), &CONTROL_KINDS, self.metrics.clone(), || {
-            self.objects.link.connected(connection.address(), number);
-            ready.send_replace(true);
-        });
+        let control =
+            Downlink::run(&session, self.objects.clone(), &skerry_common::kinds::CONTROL, self.metrics.clone(), || {
+                self.objects.link.connected(connection.address(), number);
+                ready.send_replace(true);
+            });
         // The hub knows the session from its first stream; the others follow.
         let after = |mut welcomed: tokio::sync::watch::Receiver<bool>| async move {
             let _ = welcomed.wait_for(|ready| *ready).await;
@@ -150,7 +151,8 @@ impl Uplink {
         let bulk = async {
             after(welcomed.clone()).await;
             if self.services {
-                Downlink::run(&session, self.objects.clone(), &BULK_KINDS, self.metrics.clone(), || {}).await
+                Downlink::run(&session, self.objects.clone(), &skerry_common::kinds::BULK, self.metrics.clone(), || {})
+                    .await
             } else {
                 std::future::pending().await
             }

@@ -21,22 +21,6 @@ use skerry_sync::{Change, Subscriber, SubscriptionId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Kinds of the stream for what a node needs at once.
-pub const CONTROL_KINDS: [&str; 9] = [
-    kinds::POD,
-    kinds::CONFIG_MAP,
-    kinds::SECRET,
-    kinds::NODE,
-    kinds::NAMESPACE,
-    kinds::SERVICE_ACCOUNT_TOKEN,
-    kinds::PERSISTENT_VOLUME,
-    kinds::PERSISTENT_VOLUME_CLAIM,
-    kinds::RUNTIME_CLASS,
-];
-
-/// Kinds of the stream for what may be many.
-pub const BULK_KINDS: [&str; 2] = [kinds::SERVICE, kinds::ENDPOINT_SLICE];
-
 /// Counts of all nodes together.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -133,7 +117,7 @@ impl Node {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         let synced = AtomicUsize::new(0);
         let ended = tokio::select! {
-            ended = self.stream(&connection, number, &CONTROL_KINDS, &synced, Some(permit)) => ended,
+            ended = self.stream(&connection, number, &kinds::CONTROL, &synced, Some(permit)) => ended,
             ended = self.bulk(&connection, number, &synced) => ended,
             reason = connection.closed() => Err(anyhow::anyhow!("connection ended: {reason}")),
         };
@@ -193,7 +177,7 @@ impl Node {
         if !self.services {
             return std::future::pending().await;
         }
-        self.stream(connection, number, &BULK_KINDS, synced, None).await
+        self.stream(connection, number, &kinds::BULK, synced, None).await
     }
 
     async fn stream(
@@ -214,7 +198,7 @@ impl Node {
             other => bail!("expected welcome, got {other:?}"),
         }
         drop(permit);
-        let control = kinds.len() == CONTROL_KINDS.len();
+        let control = kinds.len() == skerry_common::kinds::CONTROL.len();
         if control {
             self.totals.connected.fetch_add(1, Ordering::Relaxed);
         }
