@@ -26,6 +26,7 @@ mod node;
 mod objects;
 mod pod;
 pub mod private_runtime;
+mod probe;
 mod reports;
 mod resources;
 mod runtime;

@@ -12,18 +12,15 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::UnixMs;
-use super::memory::{Memory, Waiting};
-use super::observed::{Container, Observed, State};
-use super::plan::{Desired, has_ended};
+use super::memory::Waiting;
+use super::observed::{Container, State};
+use super::plan::{Desired, View, has_ended};
 use super::spec::{PodExt, RestartPolicy, is_sidecar};
 use crate::resources;
 
-/// What the status needs besides the pod.
+/// What the status needs besides what the plan is made from.
 pub(crate) struct Inputs<'a> {
-    pub(crate) pod: &'a Pod,
-    pub(crate) desired: Desired,
-    pub(crate) seen: &'a Observed,
-    pub(crate) memory: &'a Memory,
+    pub(crate) view: View<'a>,
     /// Containers in a crash loop's delay, in seconds.
     pub(crate) backing_off: &'a [(String, i64)],
     /// The status reported last, or the one in the API.
@@ -31,7 +28,6 @@ pub(crate) struct Inputs<'a> {
     pub(crate) host_ips: &'a [String],
     /// Name of the runtime, the scheme of container ids.
     pub(crate) runtime: &'a str,
-    pub(crate) now: UnixMs,
 }
 
 /// The time in the form of the API, to the second.
@@ -44,7 +40,8 @@ pub(crate) fn time(ms: UnixMs) -> Option<Time> {
 
 /// See the module documentation.
 pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
-    let Inputs { pod, seen, before, .. } = inputs;
+    let Inputs { before, .. } = inputs;
+    let View { pod, seen, .. } = inputs.view;
     let init: Vec<ContainerStatus> = pod.init_containers().iter().map(|spec| container(inputs, spec, true)).collect();
     let main: Vec<ContainerStatus> = pod.containers().iter().map(|spec| container(inputs, spec, false)).collect();
     let phase = phase(inputs, &init, &main);
@@ -59,7 +56,7 @@ pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
     let start_time = before
         .and_then(|b| b.start_time.clone())
         .or_else(|| pod.status.as_ref().and_then(|s| s.start_time.clone()))
-        .or_else(|| time(inputs.now));
+        .or_else(|| time(inputs.view.now));
     let ended = matches!(phase, "Succeeded" | "Failed");
     PodStatus {
         conditions: Some(conditions(inputs, &init, &main, phase)),
@@ -89,11 +86,11 @@ fn previous_status<'a>(inputs: &'a Inputs<'_>, name: &str) -> Option<&'a Contain
         let all = s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten());
         all.into_iter().find(|c| c.name == name)
     };
-    inputs.before.and_then(of).or_else(|| inputs.pod.status.as_ref().and_then(of))
+    inputs.before.and_then(of).or_else(|| inputs.view.pod.status.as_ref().and_then(of))
 }
 
 fn container(inputs: &Inputs<'_>, spec: &Spec, init: bool) -> ContainerStatus {
-    let Inputs { pod, seen, memory, .. } = inputs;
+    let View { pod, seen, memory, .. } = inputs.view;
     let latest = seen.latest(&spec.name);
     let known = previous_status(inputs, &spec.name);
     let mut status = ContainerStatus {
@@ -121,13 +118,14 @@ fn container(inputs: &Inputs<'_>, spec: &Spec, init: bool) -> ContainerStatus {
                 running: Some(ContainerStateRunning { started_at: time(c.started_ms) }),
                 ..ContainerState::default()
             });
-            status.started = Some(true);
-            status.ready = !init || is_sidecar(spec);
+            status.started = Some(inputs.view.probes.started(spec, c));
+            // An init container is ready when it is done.
+            status.ready = (!init || is_sidecar(spec)) && inputs.view.probes.ready(spec, c);
         }
         State::Exited => {
             let here = seen.ready_sandbox().is_some_and(|s| s.id == c.sandbox_id);
             let end = terminated(inputs, c);
-            let ending = matches!(inputs.desired, Desired::End { .. }) || has_ended(pod, seen);
+            let ending = matches!(inputs.view.desired, Desired::End { .. }) || has_ended(pod, seen);
             let starts_again = !ending
                 && match pod.restart_policy() {
                     _ if is_sidecar(spec) => true,
@@ -167,15 +165,15 @@ fn without_container(
     known: Option<&ContainerStatus>,
     mut status: ContainerStatus,
 ) -> ContainerStatus {
-    let waits = inputs.memory.containers.get(&spec.name).and_then(|m| m.waiting.clone());
-    let waiting = waits.unwrap_or_else(|| default_waiting(inputs.pod, init));
+    let waits = inputs.view.memory.containers.get(&spec.name).and_then(|m| m.waiting.clone());
+    let waiting = waits.unwrap_or_else(|| default_waiting(inputs.view.pod, init));
     status.state = Some(wait(&waiting));
     let Some(known) = known.filter(|k| k.container_id.as_ref().is_some_and(|id| !id.is_empty())) else {
         return status;
     };
     status.restart_count = known.restart_count;
     let end = known.state.as_ref().and_then(|s| s.terminated.clone());
-    let over = matches!(inputs.desired, Desired::End { .. }) || inputs.pod.ended_before();
+    let over = matches!(inputs.view.desired, Desired::End { .. }) || inputs.view.pod.ended_before();
     match end {
         // The end that was reported stays, when it will not run again.
         Some(end) if over || (init && end.exit_code == 0) => {
@@ -259,7 +257,7 @@ fn terminated(inputs: &Inputs<'_>, c: &Container) -> ContainerState {
 }
 
 fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]) -> &'static str {
-    let pod = inputs.pod;
+    let pod = inputs.view.pod;
     let before = inputs.before.or(pod.status.as_ref()).and_then(|s| s.phase.as_deref());
     match before {
         Some("Succeeded") => return "Succeeded",
@@ -302,7 +300,9 @@ fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]
         return "Failed";
     }
     // A deleted pod whose containers are all gone has ended, whatever the policy.
-    let ended = matches!(inputs.desired, Desired::End { .. }) && inputs.seen.running().next().is_none() && running == 0;
+    let ended = matches!(inputs.view.desired, Desired::End { .. })
+        && inputs.view.seen.running().next().is_none()
+        && running == 0;
     match () {
         () if pending_init || waiting > 0 => "Pending",
         () if running > 0 => "Running",
@@ -327,7 +327,7 @@ fn conditions(
     main: &[ContainerStatus],
     phase: &str,
 ) -> Vec<PodCondition> {
-    let pod = inputs.pod;
+    let pod = inputs.view.pod;
     let old = inputs.before.or(pod.status.as_ref()).and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let condition = |kind: &str, verdict: Verdict| {
         let status = if verdict.ok { "True" } else { "False" };
@@ -338,14 +338,14 @@ fn conditions(
             status: status.to_owned(),
             reason: text(verdict.reason),
             message: text(verdict.message),
-            last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| time(inputs.now)),
+            last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| time(inputs.view.now)),
             ..PodCondition::default()
         }
     };
     let initialized = initialized(pod, init, phase);
     let containers = containers_ready(pod, init, main, phase);
     let ready = ready(pod, &containers, old);
-    let sandbox = inputs.seen.ready_sandbox().is_some();
+    let sandbox = inputs.view.seen.ready_sandbox().is_some();
     let mut all = vec![
         condition("PodReadyToStartContainers", Verdict { ok: sandbox, ..Verdict::default() }),
         condition("Initialized", initialized),

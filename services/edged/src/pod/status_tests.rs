@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::observed::Sandbox;
+use crate::pod::memory::Memory;
+use crate::pod::observed::{Observed, Sandbox};
+use crate::probe::Results;
 
 const NOW: UnixMs = 1_700_000_000_000;
 
@@ -12,6 +14,7 @@ struct Case {
     pod: Pod,
     seen: Observed,
     memory: Memory,
+    probes: Results,
     backing_off: Vec<(String, i64)>,
     desired: Desired,
     before: Option<PodStatus>,
@@ -34,6 +37,7 @@ impl Case {
                 containers: Vec::new(),
             },
             memory: Memory::default(),
+            probes: Results::default(),
             backing_off: Vec::new(),
             desired: Desired::Run,
             before: None,
@@ -60,15 +64,18 @@ impl Case {
 
     fn status(&self) -> PodStatus {
         compute(&Inputs {
-            pod: &self.pod,
-            desired: self.desired,
-            seen: &self.seen,
-            memory: &self.memory,
+            view: View {
+                pod: &self.pod,
+                desired: self.desired,
+                seen: &self.seen,
+                memory: &self.memory,
+                probes: &self.probes,
+                now: NOW,
+            },
             backing_off: &self.backing_off,
             before: self.before.as_ref(),
             host_ips: &["192.168.0.5".to_owned()],
             runtime: "containerd",
-            now: NOW,
         })
     }
 

@@ -22,11 +22,12 @@ use super::checkpoint;
 use super::memory::{Memory, Waiting};
 use super::observed::Observed;
 use super::perform::{Done, perform};
-use super::plan::{Desired, Plan, Step, plan};
+use super::plan::{Desired, Plan, Step, View, plan};
 use super::spec::PodExt;
 use super::status::{self, Inputs, backoff_message};
 use crate::context::{Context, now_ms};
 use crate::events::{Kind, Subject};
+use crate::probe::Results;
 use crate::reports::Report;
 use crate::runtime::observe::Observer;
 use crate::volumes::PodDir;
@@ -66,6 +67,8 @@ pub(crate) struct Worker {
     moved: Arc<Notify>,
     observer: Observer,
     memory: Memory,
+    /// What the probes say; their task wakes the worker through `moved`.
+    probes: Results,
     reported: Option<PodStatus>,
     /// What was reported last, also by an earlier process.
     known: Option<PodStatus>,
@@ -92,6 +95,7 @@ impl Worker {
             moved: Arc::clone(&moved),
             observer: Observer::default(),
             memory: Memory::default(),
+            probes: Results::default(),
             reported: None,
             known: None,
             repeated: 0,
@@ -134,8 +138,12 @@ impl Worker {
             };
             let now = now_ms();
             let desired = self.desired(&control, now);
-            let plan = plan(&control.pod, desired, &seen, &self.memory, now);
-            self.tell(&control, desired, &seen, &plan, now).await;
+            let (memory, probes) = (&self.memory, &self.probes);
+            let view = View { pod: &control.pod, desired, seen: &seen, memory, probes, now };
+            let plan = plan(&view);
+            if let Some(status) = self.status(&control, &view, &plan) {
+                self.tell(&control, status).await;
+            }
             if plan.steps.is_empty() {
                 turns = 0;
                 let wake = self.age_pull_errors(&control.pod, now);
@@ -241,12 +249,12 @@ impl Worker {
         }
     }
 
-    /// Reports the status if it changed.
-    async fn tell(&mut self, control: &Control, desired: Desired, seen: &Observed, plan: &Plan, now: i64) {
-        let ending = matches!(desired, Desired::End { .. });
+    /// The status, if it is to be reported.
+    fn status(&self, control: &Control, view: &View<'_>, plan: &Plan) -> Option<PodStatus> {
+        let ending = matches!(view.desired, Desired::End { .. });
         // A pod whose containers are being removed keeps the status that shows how they ended.
-        if control.gone || (ending && seen.sandboxes.is_empty() && self.reported.is_some()) {
-            return;
+        if control.gone || (ending && view.seen.sandboxes.is_empty() && self.reported.is_some()) {
+            return None;
         }
         for (name, seconds) in &plan.backing_off {
             let message = backoff_message(&control.pod, name, *seconds);
@@ -257,19 +265,17 @@ impl Worker {
         }
         let learned = self.context.learned();
         let computed = status::compute(&Inputs {
-            pod: &control.pod,
-            desired,
-            seen,
-            memory: &self.memory,
+            view: *view,
             backing_off: &plan.backing_off,
             before: self.reported.as_ref().or(self.known.as_ref()),
             host_ips: &learned.facts.host_ips,
             runtime: &learned.runtime,
-            now,
         });
-        if self.reported.as_ref() == Some(&computed) {
-            return;
-        }
+        (self.reported.as_ref() != Some(&computed)).then_some(computed)
+    }
+
+    /// Reports a status and keeps it on the disk.
+    async fn tell(&mut self, control: &Control, computed: PodStatus) {
         let pod = &control.pod;
         let body = Pod {
             metadata: ObjectMeta {

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::memory::Waiting;
-use crate::pod::observed::Sandbox;
+use crate::pod::memory::{Volumes, Waiting};
+use crate::pod::observed::{Container, Sandbox, State};
+use crate::probe::{Outcome, Unhealthy};
 
 const NOW: UnixMs = 1_700_000_000_000;
 
@@ -49,19 +50,23 @@ fn start(name: &str, restart_count: u32) -> Step {
     Step::StartContainer { name: name.into(), sandbox_id: "s0".into(), restart_count }
 }
 
+fn plan_of(pod: &Pod, desired: Desired, seen: &Observed, memory: &Memory, now: UnixMs) -> Plan {
+    plan(&View { pod, desired, seen, memory, probes: &Results::default(), now })
+}
+
 fn steps(pod: &Pod, seen: &Observed) -> Vec<Step> {
-    plan(pod, Desired::Run, seen, &ready(), NOW).steps
+    plan_of(pod, Desired::Run, seen, &ready(), NOW).steps
 }
 
 #[test]
 fn a_new_pod_gets_volumes_then_a_sandbox_then_containers() {
     let pod = simple("Always");
     let none = Observed::default();
-    assert_eq!(plan(&pod, Desired::Run, &none, &Memory::default(), NOW).steps, [Step::PrepareVolumes]);
+    assert_eq!(plan_of(&pod, Desired::Run, &none, &Memory::default(), NOW).steps, [Step::PrepareVolumes]);
     assert_eq!(steps(&pod, &none), [Step::CreateSandbox { attempt: 0 }]);
     assert_eq!(steps(&pod, &seen(vec![sandbox(0, true)], vec![])), [start("c", 0)]);
     let running = seen(vec![sandbox(0, true)], vec![container("c", "s0", State::Running, 0, 0)]);
-    assert_eq!(plan(&pod, Desired::Run, &running, &ready(), NOW), Plan::default());
+    assert_eq!(plan_of(&pod, Desired::Run, &running, &ready(), NOW), Plan::default());
 }
 
 #[test]
@@ -115,7 +120,7 @@ fn a_crash_loop_waits_longer_each_time_and_not_after_a_restart_of_the_agent() {
     let pod = simple("Always");
     for (restarts, delay) in [(0, 0), (1, 10), (2, 20), (3, 40), (9, 300)] {
         let ended = seen(vec![sandbox(0, true)], vec![container("c", "s0", State::Exited, 1, restarts)]);
-        let got = plan(&pod, Desired::Run, &ended, &ready(), NOW);
+        let got = plan_of(&pod, Desired::Run, &ended, &ready(), NOW);
         if delay == 0 {
             assert_eq!(got.steps, [start("c", 1)]);
         } else {
@@ -128,7 +133,7 @@ fn a_crash_loop_waits_longer_each_time_and_not_after_a_restart_of_the_agent() {
             let earlier = seen(vec![sandbox(0, true)], vec![container("c", "s0", State::Exited, 1, earlier)]);
             note_restart(&mut memory, &earlier, "c");
         }
-        let again = plan(&pod, Desired::Run, &ended, &memory, NOW);
+        let again = plan_of(&pod, Desired::Run, &ended, &memory, NOW);
         assert_eq!(again.backing_off.first().map(|b| b.1).unwrap_or(0), delay, "{restarts}");
     }
 }
@@ -167,6 +172,40 @@ fn a_changed_image_replaces_the_container_and_a_changed_hash_alone_does_not() {
 }
 
 #[test]
+fn an_unhealthy_container_is_stopped_with_the_grace_of_its_probe() {
+    let pod = pod(&json!({"terminationGracePeriodSeconds": 7, "containers": [{"name": "c"}]}));
+    let running = container("c", "s0", State::Running, 0, 0);
+    let list = seen(vec![sandbox(0, true)], vec![running.clone()]);
+    for (grace_s, want) in [(None, 7), (Some(0), 0), (Some(3), 3)] {
+        let message = "Container c failed liveness probe, will be restarted".to_owned();
+        let unhealthy = Some(Unhealthy { message: message.clone(), grace_s });
+        let mut probes = Results::default();
+        probes.set("c", Outcome { container_id: running.id.clone(), started: true, ready: true, unhealthy });
+        let view = View { pod: &pod, desired: Desired::Run, seen: &list, memory: &ready(), probes: &probes, now: NOW };
+        let stop = Stop { id: running.id.clone(), name: "c".into(), grace_s: want, reason: message };
+        assert_eq!(plan(&view).steps, [Step::StopContainers(vec![stop])]);
+        let gone = Desired::End { deadline: NOW + 9_000 };
+        assert!(
+            matches!(&plan(&View { desired: gone, ..view }).steps[..], [Step::StopContainers(s)] if s[0].grace_s == 9)
+        );
+    }
+}
+
+#[test]
+fn a_sidecar_with_a_startup_probe_holds_the_next_one_back() {
+    let pod = pod(&json!({
+        "initContainers": [{"name": "side", "restartPolicy": "Always", "startupProbe": {}}], "containers": [{"name": "c"}]
+    }));
+    let side = container("side", "s0", State::Running, 0, 0);
+    let list = seen(vec![sandbox(0, true)], vec![side.clone()]);
+    assert_eq!(steps(&pod, &list), []);
+    let mut probes = Results::default();
+    probes.set("side", Outcome { container_id: side.id, started: true, ready: true, unhealthy: None });
+    let view = View { pod: &pod, desired: Desired::Run, seen: &list, memory: &ready(), probes: &probes, now: NOW };
+    assert_eq!(plan(&view).steps, [start("c", 0)]);
+}
+
+#[test]
 fn a_container_of_an_agent_that_ended_half_way_is_made_anew() {
     let created = container("c", "s0", State::Created, 0, 2);
     let got = steps(&simple("Always"), &seen(vec![sandbox(0, true)], vec![created.clone()]));
@@ -188,8 +227,9 @@ fn a_runtime_that_lost_everything_continues_the_count() {
 #[test]
 fn a_deleted_pod_ends_step_by_step() {
     let pod = simple("Always");
-    let end =
-        |seen: &Observed, memory: &Memory| plan(&pod, Desired::End { deadline: NOW + 4_500 }, seen, memory, NOW).steps;
+    let end = |seen: &Observed, memory: &Memory| {
+        plan_of(&pod, Desired::End { deadline: NOW + 4_500 }, seen, memory, NOW).steps
+    };
     let running = container("c", "s0", State::Running, 0, 0);
     let got = end(&seen(vec![sandbox(0, true)], vec![running.clone()]), &ready());
     assert!(matches!(&got[..], [Step::StopContainers(s)] if s[0].grace_s == 5), "{got:?}");
@@ -211,7 +251,7 @@ fn sidecars_end_after_the_others() {
     }));
     let side = container("side", "s0", State::Running, 0, 0);
     let main = container("c", "s0", State::Running, 0, 0);
-    let names = |list: Vec<Container>| match &plan(
+    let names = |list: Vec<Container>| match &plan_of(
         &pod,
         Desired::End { deadline: NOW },
         &seen(vec![sandbox(0, true)], list),
@@ -234,12 +274,12 @@ fn what_failed_is_not_tried_before_its_time() {
     memory.container("c").retry.failed(NOW, crate::pod::backoff::IMAGE);
     memory.container("c").waiting = Some(Waiting::new("ErrImagePull", ""));
     let list = seen(vec![sandbox(0, true)], vec![]);
-    let got = plan(&pod, Desired::Run, &list, &memory, NOW);
+    let got = plan_of(&pod, Desired::Run, &list, &memory, NOW);
     assert_eq!((got.steps, got.wake_at), (vec![], Some(NOW + 10_000)));
-    assert_eq!(plan(&pod, Desired::Run, &list, &memory, NOW + 10_000).steps, [start("c", 0)]);
+    assert_eq!(plan_of(&pod, Desired::Run, &list, &memory, NOW + 10_000).steps, [start("c", 0)]);
     let mut memory = ready();
     memory.sandbox_retry.failed(NOW, crate::pod::backoff::RETRY);
-    assert_eq!(plan(&pod, Desired::Run, &Observed::default(), &memory, NOW).wake_at, Some(NOW + 1_000));
+    assert_eq!(plan_of(&pod, Desired::Run, &Observed::default(), &memory, NOW).wake_at, Some(NOW + 1_000));
 }
 
 /// A runtime in memory: performs steps, and things happen to it.
@@ -267,7 +307,7 @@ impl World {
 
     /// One turn of the worker: the first `count` steps of the plan, then a look.
     fn turn(&mut self, count: usize) {
-        let plan = plan(&self.pod, self.desired(), &self.seen, &self.memory, self.now);
+        let plan = plan_of(&self.pod, self.desired(), &self.seen, &self.memory, self.now);
         // P6.
         if plan.steps.is_empty() && self.memory.volumes != Volumes::Ready && self.desired.is_none() && !self.has_ended()
         {
@@ -429,7 +469,7 @@ proptest! {
             }
             world.turn(9);
         }
-        let rest = plan(&world.pod, world.desired(), &world.seen, &world.memory, world.now);
+        let rest = plan_of(&world.pod, world.desired(), &world.seen, &world.memory, world.now);
         prop_assert!(world.finished || rest.steps.is_empty(), "{rest:?}");
         if world.desired.is_none() && policy == "Always" {
             prop_assert!(world.seen.latest("c").is_some_and(|c| c.state == State::Running));
