@@ -96,6 +96,7 @@ impl Edged {
             memory_capacity: node::memory_capacity(),
             started: tokio::time::Instant::now(),
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
+            stats: crate::stats::Collector::default(),
         };
         Ok(Self { context: Arc::new(context), channel, health, config })
     }

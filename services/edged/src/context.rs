@@ -41,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) memory_capacity: i64,
     pub(crate) started: tokio::time::Instant,
     pub(crate) learned: RwLock<Learned>,
+    #[allow(dead_code, reason = "the node's API and the eviction read it")]
+    pub(crate) stats: crate::stats::Collector,
 }
 
 /// What is found out while running.

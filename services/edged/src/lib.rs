@@ -30,6 +30,8 @@ mod probe;
 mod reports;
 mod resources;
 mod runtime;
+#[allow(dead_code, reason = "the node's API and the eviction read it")]
+mod stats;
 mod volumes;
 
 pub use app::Edged;

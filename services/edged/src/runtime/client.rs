@@ -13,12 +13,13 @@ use std::time::Duration;
 use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
-    Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStatusRequest,
-    ContainerStatusResponse, CreateContainerRequest, GetEventsRequest, Image, ImageSpec, ImageStatusRequest,
-    ListContainersRequest, ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxStatus, PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
-    StopPodSandboxRequest, VersionRequest, VersionResponse,
+    Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats, ContainerStatsFilter,
+    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, FilesystemUsage, GetEventsRequest, Image,
+    ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListContainerStatsRequest, ListContainersRequest,
+    ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
+    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
+    VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, deadline};
@@ -167,6 +168,19 @@ impl Cri {
     pub(crate) async fn pull(&self, name: &str, sandbox_config: PodSandboxConfig) -> Reply<String> {
         let request = PullImageRequest { image: Some(spec(name)), auth: None, sandbox_config: Some(sandbox_config) };
         Ok(self.images.clone().pull_image(deadline(request, PULL)).await?.into_inner().image_ref)
+    }
+
+    /// Where images lie and what they take.
+    pub(crate) async fn image_fs(&self) -> Reply<FilesystemUsage> {
+        let reply = self.images.clone().image_fs_info(deadline(ImageFsInfoRequest {}, LIST)).await?.into_inner();
+        Ok(reply.image_filesystems.into_iter().next().unwrap_or_default())
+    }
+
+    /// What the containers of this node use.
+    pub(crate) async fn container_stats(&self) -> Reply<Vec<ContainerStats>> {
+        let filter = ContainerStatsFilter { label_selector: self.selector(None), ..ContainerStatsFilter::default() };
+        let request = ListContainerStatsRequest { filter: Some(filter) };
+        Ok(self.runtime.clone().list_container_stats(deadline(request, LIST)).await?.into_inner().stats)
     }
 
     pub(crate) async fn list_images(&self) -> Reply<Vec<Image>> {
