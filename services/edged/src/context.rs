@@ -53,6 +53,8 @@ pub(crate) struct Learned {
     /// Scheme of container ids: `containerd`, `cri-o`.
     pub(crate) runtime: String,
     pub(crate) runtime_version: String,
+    /// The runtime can make what is mounted below a mount read-only too.
+    pub(crate) recursive_read_only: bool,
 }
 
 impl Context {

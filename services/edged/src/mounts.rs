@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,13 +18,28 @@ pub(crate) fn points() -> io::Result<Vec<PathBuf>> {
     Ok(table.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p))).collect())
 }
 
-/// Mounts a tmpfs, unless something is mounted there already.
-pub(crate) fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
+/// Mounts a tmpfs, unless something is mounted there already; true when it is new.
+pub(crate) fn tmpfs(target: &Path, options: &str) -> io::Result<bool> {
     if points()?.iter().any(|p| p == target) {
-        return Ok(());
+        return Ok(false);
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options)).map_err(io::Error::from)
+    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))?;
+    Ok(true)
+}
+
+/// Shows what an open file is at another path, whatever happens to the path that it was opened by.
+pub(crate) fn bind(source: &impl AsRawFd, target: &Path) -> io::Result<()> {
+    let source = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
+    mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
+}
+
+/// Detaches whatever is mounted at this very path.
+pub(crate) fn unmount(target: &Path) -> io::Result<()> {
+    while points()?.iter().any(|p| p == target) {
+        umount2(target, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
 }
 
 /// Detaches every mount at or below the given directories, the last one first.

@@ -142,8 +142,13 @@ async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, 
                 None => return Err(Status::not_found(format!("runtimeclass.node.k8s.io {name:?} not found"))),
             },
         };
+        dns::hostname(pod, &context.cluster_dns.domain).map_err(Status::invalid_argument)?;
+        let host_dns = dns::host();
+        for (reason, message) in dns::notes(pod, &context.cluster_dns, &host_dns) {
+            context.events.record(&Subject::pod(pod), Kind::Warning, reason, &message);
+        }
         let _place = context.starts.acquire().await.map_err(|_| Status::cancelled("stopping"))?;
-        let config = context.sandbox_config(pod, attempt, &dns::host());
+        let config = context.sandbox_config(pod, attempt, &host_dns);
         std::fs::create_dir_all(&config.log_directory)
             .map_err(|e| Status::internal(format!("{}: {e}", config.log_directory)))?;
         context.cri.run_sandbox(config, handler).await
@@ -274,7 +279,14 @@ async fn configure(
     let mounts = tokio::task::spawn_blocking(move || -> Result<Vec<Mount>, Problem> {
         let dir = PodDir::new(&shared.root, spec.uid());
         let lookup = |name: &str| values.get(name).cloned();
-        let mut mounts = volumes::mounts_of(&spec, &container_owned, &dir, &shared.objects, &lookup)?;
+        let mut mounts = volumes::mounts_of(
+            &spec,
+            &container_owned,
+            &dir,
+            &shared.objects,
+            shared.learned().recursive_read_only,
+            &lookup,
+        )?;
         add_own_mounts(&mut mounts, &container_owned, &dir, &hosts, restart_count)
             .map_err(|e| Problem::Config(format!("{}: {e}", dir.path().display())))?;
         let logs = sandbox_config::log_dir(&shared.log_dir, &spec).join(&container_owned.name);

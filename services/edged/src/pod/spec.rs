@@ -114,6 +114,8 @@ pub(crate) fn references(pod: &Pod) -> References {
         refs.config_maps.extend(volume.config_map.as_ref().map(|r| r.name.clone()));
         refs.secrets.extend(volume.secret.as_ref().and_then(|r| r.secret_name.clone()));
         refs.claims.extend(volume.persistent_volume_claim.as_ref().map(|r| r.claim_name.clone()));
+        // A generic ephemeral volume: the claim has the names of the pod and the volume.
+        refs.claims.extend(volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)));
         for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
             refs.config_maps.extend(source.config_map.as_ref().map(|r| r.name.clone()));
             refs.secrets.extend(source.secret.as_ref().map(|r| r.name.clone()));

@@ -1,7 +1,8 @@
 //! Names: resolv.conf, /etc/hosts and the hostname of a pod. Pure but for reading the host's files.
 //!
 //! Called when a sandbox or a container is configured. Without a cluster DNS address, `ClusterFirst`
-//! falls back to the host's resolver, as in the kubelet.
+//! falls back to the host's resolver, as in the kubelet; [`notes`] says so, and what was cut off, for
+//! Events. Limits: those of the C library and of the kernel.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,8 +15,12 @@ use crate::pod::spec::PodExt;
 /// The C library's limits, which users expect.
 const MAX_SERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
-/// Longest hostname on Linux.
+/// All search domains on one line, with the blanks between them.
+const MAX_SEARCH_LINE: usize = 2048;
+/// Longest label of a name.
 const MAX_HOSTNAME: usize = 63;
+/// Longest hostname of the kernel.
+const MAX_FQDN: usize = 64;
 
 /// What the operator configured.
 #[derive(Debug, Clone, Default)]
@@ -52,18 +57,40 @@ fn parse(text: &str) -> DnsConfig {
     config
 }
 
+/// What a pod should be told about its resolver: reason and message of an Event.
+pub(crate) type Note = (&'static str, String);
+
 /// The resolver of a pod.
 pub(crate) fn of_pod(pod: &Pod, cluster: &ClusterDns, host: &DnsConfig) -> DnsConfig {
-    let spec = pod.spec();
-    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let wants_cluster = match policy {
+    fitting(pod, cluster, host).0
+}
+
+/// What was changed in the resolver that the pod asked for.
+pub(crate) fn notes(pod: &Pod, cluster: &ClusterDns, host: &DnsConfig) -> Vec<Note> {
+    let mut notes = fitting(pod, cluster, host).1;
+    if wants_cluster(pod) && cluster.servers.is_empty() {
+        let message = format!(
+            "pod: \"{}\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.",
+            pod.full_name()
+        );
+        notes.insert(0, ("MissingClusterDNS", message));
+    }
+    notes
+}
+
+fn wants_cluster(pod: &Pod) -> bool {
+    match pod.spec().dns_policy.as_deref().unwrap_or("ClusterFirst") {
         "ClusterFirstWithHostNet" => true,
         "ClusterFirst" => !pod.host_network(),
         _ => false,
-    };
-    let mut config = if policy == "None" {
+    }
+}
+
+fn fitting(pod: &Pod, cluster: &ClusterDns, host: &DnsConfig) -> (DnsConfig, Vec<Note>) {
+    let spec = pod.spec();
+    let mut config = if spec.dns_policy.as_deref() == Some("None") {
         DnsConfig::default()
-    } else if wants_cluster && !cluster.servers.is_empty() {
+    } else if wants_cluster(pod) && !cluster.servers.is_empty() {
         let mut searches = Vec::new();
         if !cluster.domain.is_empty() {
             searches.push(format!("{}.svc.{}", pod.namespace(), cluster.domain));
@@ -84,27 +111,76 @@ pub(crate) fn of_pod(pod: &Pod, cluster: &ClusterDns, host: &DnsConfig) -> DnsCo
             config.options.push(option.value.as_ref().map_or_else(|| name.clone(), |v| format!("{name}:{v}")));
         }
     }
-    dedup(&mut config.servers, MAX_SERVERS);
-    dedup(&mut config.searches, MAX_SEARCHES);
-    config
+    let mut notes = Vec::new();
+    unique(&mut config.servers);
+    if config.servers.len() > MAX_SERVERS {
+        config.servers.truncate(MAX_SERVERS);
+        let line = config.servers.join(" ");
+        notes.push(("DNSConfigForming", format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {line}")));
+    }
+    unique(&mut config.searches);
+    if cut_searches(&mut config.searches) {
+        let line = config.searches.join(" ");
+        notes.push(("DNSConfigForming", format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {line}")));
+    }
+    (config, notes)
 }
 
 /// What a resolv.conf line can carry, each once.
-fn dedup(list: &mut Vec<String>, most: usize) {
+fn unique(list: &mut Vec<String>) {
     let mut seen = std::collections::BTreeSet::new();
     list.retain(|s| !s.is_empty() && !s.contains(char::is_whitespace) && seen.insert(s.clone()));
-    list.truncate(most);
 }
 
-/// Hostname inside the pod.
-pub(crate) fn hostname(pod: &Pod) -> String {
+/// True when something did not fit.
+fn cut_searches(list: &mut Vec<String>) -> bool {
+    let before = list.len();
+    list.truncate(MAX_SEARCHES);
+    let mut length = 0;
+    list.retain(|search| {
+        let with = length + search.len() + usize::from(length > 0);
+        if with <= MAX_SEARCH_LINE {
+            length = with;
+        }
+        with <= MAX_SEARCH_LINE
+    });
+    list.len() < before
+}
+
+/// The name of the pod among others, cut to what a label can hold.
+fn short_name(pod: &Pod) -> String {
     let name = pod.spec().hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod.name());
     let cut: String = name.chars().take(MAX_HOSTNAME).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The domain of a pod with a `subdomain`.
+fn domain(pod: &Pod, cluster: &str) -> Option<String> {
+    let subdomain = pod.spec().subdomain.as_deref().filter(|s| !s.is_empty())?;
+    Some(format!("{subdomain}.{}.svc.{cluster}", pod.namespace()))
+}
+
+/// Hostname inside the pod.
+///
+/// # Errors
+/// With `setHostnameAsFQDN`, a name that the kernel cannot take; the pod cannot start.
+pub(crate) fn hostname(pod: &Pod, cluster: &str) -> Result<String, String> {
+    let short = short_name(pod);
+    let Some(domain) = domain(pod, cluster).filter(|_| pod.spec().set_hostname_as_fqdn.unwrap_or(false)) else {
+        return Ok(short);
+    };
+    let fqdn = format!("{short}.{domain}");
+    if fqdn.len() > MAX_FQDN {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long ({MAX_FQDN} characters is the max, {} characters requested)",
+            fqdn.len()
+        ));
+    }
+    Ok(fqdn)
+}
+
 /// The file that is mounted as /etc/hosts.
-pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str) -> String {
+pub(crate) fn hosts_file(pod: &Pod, ips: &[String], cluster: &str) -> String {
     let mut text = String::new();
     if pod.host_network() {
         text.push_str("# Kubernetes-managed hosts file (host network).\n");
@@ -117,17 +193,13 @@ pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str) -> String {
             "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
              fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
-        let hostname = hostname(pod);
-        let subdomain = pod.spec().subdomain.as_deref().filter(|s| !s.is_empty());
+        let hostname = short_name(pod);
+        let domain = domain(pod, cluster);
         for ip in ips {
-            match subdomain {
-                Some(sub) => {
-                    let _ = writeln!(text, "{ip}\t{hostname}.{sub}.{}.svc.{domain}\t{hostname}", pod.namespace());
-                }
-                None => {
-                    let _ = writeln!(text, "{ip}\t{hostname}");
-                }
-            }
+            let _ = match &domain {
+                Some(domain) => writeln!(text, "{ip}\t{hostname}.{domain}\t{hostname}"),
+                None => writeln!(text, "{ip}\t{hostname}"),
+            };
         }
     }
     let aliases = pod.spec().host_aliases.as_deref().unwrap_or_default();
@@ -142,7 +214,7 @@ pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use serde_json::{Value, json};
 
@@ -195,6 +267,60 @@ mod tests {
     fn hostnames_are_cut_to_what_linux_takes() {
         let mut long = pod(&json!({"containers": []}));
         long.metadata.name = Some(format!("{}-b", "a".repeat(62)));
-        assert_eq!(hostname(&long), "a".repeat(62));
+        assert_eq!(hostname(&long, "cluster.local"), Ok("a".repeat(62)));
+    }
+
+    #[test]
+    fn a_full_name_as_hostname_must_fit_the_kernel() {
+        let with = |name: &str| {
+            let spec = json!({"containers": [], "hostname": name, "subdomain": "s", "setHostnameAsFQDN": true});
+            hostname(&pod(&spec), "cluster.local")
+        };
+        assert_eq!(with("h"), Ok("h.s.ns.svc.cluster.local".into()));
+        let text = with(&"h".repeat(60)).unwrap_err();
+        assert!(text.contains("is too long (64 characters is the max, 83 characters requested)"), "{text}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_said() {
+        let host = parse("nameserver 9.9.9.9\n");
+        let cluster = ClusterDns::default();
+        let with = |servers: usize, searches: &[String]| {
+            let servers: Vec<String> = (0..servers).map(|i| format!("10.0.0.{i}")).collect();
+            let pod = pod(
+                &json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": servers, "searches": searches}}),
+            );
+            (of_pod(&pod, &cluster, &host), notes(&pod, &cluster, &host))
+        };
+        let (config, said) = with(3, &[]);
+        assert_eq!((config.servers.len(), said), (3, vec![]));
+        let (config, said) = with(4, &[]);
+        assert_eq!(config.servers.len(), 3);
+        assert_eq!(said[0].0, "DNSConfigForming");
+        assert!(said[0].1.ends_with("the applied nameserver line is: 10.0.0.0 10.0.0.1 10.0.0.2"));
+        let many: Vec<String> = (0..33).map(|i| format!("d{i}.example")).collect();
+        let (config, said) = with(1, &many);
+        assert_eq!((config.searches.len(), said.len()), (32, 1));
+        assert!(said[0].1.starts_with("Search Line limits were exceeded"));
+        let long: Vec<String> = (0..20).map(|i| format!("{i}{}", "x".repeat(200))).collect();
+        let (config, said) = with(1, &long);
+        assert!(config.searches.join(" ").len() <= MAX_SEARCH_LINE && config.searches.len() == 10 && said.len() == 1);
+    }
+
+    #[test]
+    fn a_missing_cluster_dns_is_said() {
+        let host = DnsConfig::default();
+        let none = ClusterDns::default();
+        let ours = ClusterDns { servers: vec!["10.0.0.10".into()], domain: "cluster.local".into() };
+        for (spec, cluster, want) in [
+            (json!({"containers": []}), &none, true),
+            (json!({"containers": []}), &ours, false),
+            (json!({"containers": [], "hostNetwork": true}), &none, false),
+            (json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), &none, true),
+            (json!({"containers": [], "dnsPolicy": "Default"}), &none, false),
+        ] {
+            let said = notes(&pod(&spec), cluster, &host);
+            assert_eq!(said.iter().any(|n| n.0 == "MissingClusterDNS"), want, "{spec}");
+        }
     }
 }

@@ -21,9 +21,11 @@ use crate::pod::observed::{Container, Observed, Sandbox, State};
 /// Longest termination message in bytes.
 const MAX_MESSAGE: u64 = 4096;
 /// What is taken from the log instead, in bytes and lines.
-const MAX_LOG_BYTES: u64 = 2048;
+const MAX_LOG_BYTES: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
-/// A line of the log is `<time> <stream> <flag> <text>`.
+/// The end of the log that is looked at: 80 short lines with their time stamps, or one long line.
+const LOG_WINDOW: u64 = 16 << 10;
+/// A line of the log is `<time> <stream> <flag> <text>`; the flag `P` says that the line goes on.
 const LOG_PREFIX_FIELDS: usize = 4;
 
 /// One pod's view of the runtime, with its cache.
@@ -143,7 +145,7 @@ fn container_of(listed: &ListedContainer, status: ContainerStatus) -> Container 
 fn termination_message(status: &ContainerStatus) -> Option<String> {
     let path = status.annotations.get(labels::MESSAGE_PATH)?;
     let host = status.mounts.iter().find(|m| m.container_path == *path).map(|m| m.host_path.clone());
-    let text = host.and_then(|h| read_bounded(Path::new(&h), MAX_MESSAGE, false)).filter(|t| !t.is_empty());
+    let text = host.and_then(|h| read_end(Path::new(&h), MAX_MESSAGE)).filter(|t| !t.is_empty());
     if text.is_some() {
         return text;
     }
@@ -151,23 +153,57 @@ fn termination_message(status: &ContainerStatus) -> Option<String> {
     if !fallback || status.exit_code == 0 || status.log_path.is_empty() {
         return None;
     }
-    let log = read_bounded(Path::new(&status.log_path), MAX_LOG_BYTES, true)?;
-    let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(LOG_PREFIX_FIELDS, ' ').nth(3)).collect();
-    let last = lines.get(lines.len().saturating_sub(MAX_LOG_LINES)..).unwrap_or_default();
-    Some(last.join("\n")).filter(|t| !t.is_empty())
+    Some(last_lines(&read_end(Path::new(&status.log_path), LOG_WINDOW)?)).filter(|t| !t.is_empty())
 }
 
-fn read_bounded(path: &Path, limit: u64, tail: bool) -> Option<String> {
+/// What the container printed last, without the log's own columns.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let mut text = String::new();
+    for line in lines.get(lines.len().saturating_sub(MAX_LOG_LINES)..).unwrap_or_default() {
+        let mut fields = line.splitn(LOG_PREFIX_FIELDS, ' ').skip(2);
+        // The first line may have been cut.
+        let (Some(flag @ ("F" | "P")), Some(content)) = (fields.next(), fields.next()) else { continue };
+        text.push_str(content);
+        if flag == "F" {
+            text.push('\n');
+        }
+    }
+    let mut from = text.len().saturating_sub(MAX_LOG_BYTES);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text.split_off(from)
+}
+
+/// The last bytes of a file.
+fn read_end(path: &Path, limit: u64) -> Option<String> {
     // The container may have put anything in place of the file: only a plain file is read.
     let meta = std::fs::symlink_metadata(path).ok()?;
     if !meta.is_file() {
         return None;
     }
     let mut file = std::fs::File::open(path).ok()?;
-    if tail {
-        file.seek(SeekFrom::Start(meta.len().saturating_sub(limit))).ok()?;
-    }
+    file.seek(SeekFrom::Start(meta.len().saturating_sub(limit))).ok()?;
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_bounded_and_without_columns() {
+        let line = |flag: &str, text: &str| format!("2030-01-01T00:00:00Z stdout {flag} {text}\n");
+        assert_eq!(last_lines(&line("F", "DONE")), "DONE\n");
+        assert_eq!(last_lines(&line("P", "DONE")), "DONE");
+        assert_eq!(last_lines(&(line("P", "a ") + &line("F", "b"))), "a b\n");
+        assert_eq!(last_lines(&("00:00Z stdo".to_owned() + "\n" + &line("F", "x"))), "x\n");
+        let many: String = (0..100).map(|i| line("F", &i.to_string())).collect();
+        assert!(last_lines(&many).starts_with("20\n") && last_lines(&many).ends_with("99\n"));
+        let long = last_lines(&line("F", &"ä".repeat(3000)));
+        assert!(long.len() <= MAX_LOG_BYTES && long.len() > MAX_LOG_BYTES - 4, "{}", long.len());
+    }
 }

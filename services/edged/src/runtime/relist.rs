@@ -14,6 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_proto::cri::v1::StatusResponse;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -181,7 +182,7 @@ impl Relist {
     async fn check_status(&self) -> bool {
         let trouble = match self.context.cri.status(true).await {
             Ok(reply) => {
-                self.learn(&reply.info).await;
+                self.learn(&reply).await;
                 let conditions = reply.status.map(|s| s.conditions).unwrap_or_default();
                 conditions
                     .iter()
@@ -198,11 +199,14 @@ impl Relist {
     }
 
     /// What workers need to know before they create anything.
-    async fn learn(&self, info: &HashMap<String, String>) {
-        let cgroups = cgroup_driver(info);
+    async fn learn(&self, status: &StatusResponse) {
+        let cgroups = cgroup_driver(&status.info);
+        let default = status.runtime_handlers.iter().find(|h| h.name.is_empty());
+        let recursive = default.and_then(|h| h.features.as_ref()).is_some_and(|f| f.recursive_read_only_mounts);
         if let Ok(version) = self.context.cri.version().await {
             self.context.learn(|l| {
                 l.cgroups = cgroups;
+                l.recursive_read_only = recursive;
                 l.runtime = version.runtime_name;
                 l.runtime_version = version.runtime_version;
             });

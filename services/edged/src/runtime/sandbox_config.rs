@@ -77,7 +77,12 @@ pub(crate) fn build(pod: &Pod, attempt: u32, around: &Surroundings<'_>) -> PodSa
             namespace: pod.namespace().to_owned(),
             attempt,
         }),
-        hostname: if host_network { String::new() } else { dns::hostname(pod) },
+        // A name that the kernel cannot take was refused before the sandbox was created.
+        hostname: if host_network {
+            String::new()
+        } else {
+            dns::hostname(pod, &around.cluster_dns.domain).unwrap_or_default()
+        },
         log_directory: log_dir(around.log_dir, pod).display().to_string(),
         dns_config: Some(dns::of_pod(pod, around.cluster_dns, around.host_dns)),
         port_mappings: if host_network { Vec::new() } else { ports(pod) },

@@ -50,9 +50,8 @@ pub(super) fn collect(
     volume: &Volume,
     objects: &Objects,
     facts: &Facts,
-    group: Option<i64>,
+    group: Option<u32>,
 ) -> Result<Files, Problem> {
-    let group = group.and_then(|g| u32::try_from(g).ok());
     let mut all = Collector { pod, objects, facts, mode: DEFAULT_MODE, group, files: Files::new() };
     if let Some(source) = &volume.config_map {
         all.mode = source.default_mode.unwrap_or(DEFAULT_MODE);
@@ -179,16 +178,25 @@ impl Collector<'_> {
         let mode = self.mode;
         self.put(&source.path, token.token.clone().into_bytes(), Some(mode))?;
         // Readable by the one user that the pod runs as, or by its group, and by nobody else.
-        let context = self.pod.spec().security_context.as_ref();
+        let user = user_of_all(self.pod);
         if let Some(file) = self.files.get_mut(&source.path) {
             if self.group.is_some() {
                 file.mode = 0o640;
-            } else if let Some(user) = context.and_then(|c| c.run_as_user).and_then(|u| u32::try_from(u).ok()) {
-                (file.owner, file.mode) = (Some(user), 0o600);
+            } else if user.is_some() {
+                (file.owner, file.mode) = (user, 0o600);
             }
         }
         Ok(())
     }
+}
+
+/// The user that all containers run as, if there is one.
+fn user_of_all(pod: &Pod) -> Option<u32> {
+    let of_pod = pod.spec().security_context.as_ref().and_then(|c| c.run_as_user);
+    let of_each = pod.init_containers().iter().chain(pod.containers());
+    let mut users = of_each.map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }
 
 fn is_below(path: &str, dir: &str) -> bool {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use skerry_common::Key;
+use skerry_common::{Key, kinds};
 
 use super::*;
 use crate::objects::Change;
@@ -40,12 +40,14 @@ impl Fixture {
         volume["name"] = "v".into();
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"l": "x"}},
-            "spec": {"containers": [{"name": "c"}], "volumes": [volume], "securityContext": security}
+            "spec": {"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}], "volumes": [volume], "securityContext": security}
         }))
         .unwrap();
         let dir = PodDir::new(self.dir.path(), "u");
         prepare(&pod, &dir, &self.objects, &Facts::default())?;
-        Ok(locate(&pod, &pod.spec().volumes.as_ref().unwrap()[0], &dir, &self.objects).unwrap_or_else(|_| panic!()).1)
+        Ok(locate(&pod, &pod.spec().volumes.as_ref().unwrap()[0], &dir, &self.objects)
+            .unwrap_or_else(|_| panic!())
+            .path)
     }
 }
 
@@ -114,7 +116,7 @@ fn what_is_missing_is_said_unless_it_is_optional() {
             json!({"configMap": {"name": "cm", "items": [{"key": "z", "path": "z"}]}}),
             "configmap references non-existent configmap key: z",
         ),
-        (json!({"nfs": {"path": "/", "server": "x"}}), "this kind of volume is not supported on an edge node"),
+        (json!({"nfs": {"path": "/", "server": "x"}}), "volumes of the type \"nfs\" are not supported on an edge node"),
     ] {
         assert_eq!(fixture.prepare(&volume), Err(Problem::Config(format!("{prefix}{want}"))));
     }
@@ -162,7 +164,7 @@ fn a_projection_joins_its_sources() {
     assert_eq!(got, ["jwt", "1", "v", "ns", "l=\"x\""]);
     let path = fixture.prepare_in(&volume, &json!({"runAsUser": 1000})).unwrap();
     assert_eq!((mode(&path.join("token")), fs::metadata(path.join("token")).unwrap().uid()), (0o600, 1000));
-    let path = fixture.prepare_in(&volume, &json!({"fsGroup": 2000})).unwrap();
+    let path = fixture.prepare_in(&volume, &json!({"fsGroup": 2000, "runAsUser": 1000})).unwrap();
     assert_eq!((mode(&path.join("token")), fs::metadata(path.join("token")).unwrap().gid()), (0o640, 2000));
 }
 
@@ -217,22 +219,27 @@ fn host_paths_are_what_their_type_says() {
 }
 
 #[test]
-fn a_sub_path_stays_in_its_volume() {
-    let dir = tempfile::tempdir().unwrap();
-    let volume = dir.path().join("v");
-    fs::create_dir(&volume).unwrap();
-    std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
-    let mount = |sub: &str| VolumeMount { name: "v".into(), sub_path: Some(sub.into()), ..VolumeMount::default() };
-    let none = |_: &str| None;
-    assert!(sub_path(&mount("a/b"), &volume, &none).unwrap().ends_with("v/a/b"));
-    for bad in ["../x", "/etc", "out/passwd", "out", "out/new"] {
-        assert!(sub_path(&mount(bad), &volume, &none).is_err(), "{bad}");
-    }
-    let expression =
-        |e: &str| VolumeMount { name: "v".into(), sub_path_expr: Some(e.into()), ..VolumeMount::default() };
-    let env = |n: &str| (n == "POD").then(|| "p".to_owned());
-    assert!(sub_path(&expression("x-$(POD)"), &volume, &env).unwrap().ends_with("v/x-p"));
-    assert!(sub_path(&expression("$(NONE)"), &volume, &env).is_err());
+fn a_volume_that_nobody_mounts_is_not_set_up_and_a_bad_one_stops_no_other() {
+    let fixture = Fixture::new();
+    let volumes = json!([
+        {"name": "unused", "configMap": {"name": "gone"}},
+        {"name": "bad", "configMap": {"name": "gone"}},
+        {"name": "good", "configMap": {"name": "cm"}}
+    ]);
+    let pod = |mounted: &[&str]| -> Pod {
+        let mounts: Vec<Value> = mounted.iter().map(|m| json!({"name": m, "mountPath": "/v"})).collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+            "spec": {"containers": [{"name": "c", "volumeMounts": mounts}], "volumes": volumes}
+        }))
+        .unwrap()
+    };
+    let dir = PodDir::new(fixture.dir.path(), "u");
+    let run = |mounted: &[&str]| prepare(&pod(mounted), &dir, &fixture.objects, &Facts::default());
+    assert_eq!(run(&["good"]), Ok(()));
+    fixture.put(kinds::CONFIG_MAP, "cm", &json!({"data": {"a": "changed"}}));
+    assert!(run(&["bad", "good"]).is_err());
+    assert_eq!(read(&dir.volume("configmap", "good"), "a"), "changed");
 }
 
 proptest! {

@@ -260,20 +260,13 @@ async fn what_is_wrong_with_a_pod_is_said_on_it() {
     node.put_pod("root", "uid-4", with(&json!({"securityContext": {"runAsNonRoot": true}})));
     node.put_pod("command", "uid-5", with(&json!({"command": ["/no/such/program"]})));
     node.hub.put(kinds::CONFIG_MAP, "test", "evil", json!({"data": {"../x": "1"}}));
-    node.put_pod(
-        "evil",
-        "uid-6",
-        json!({
-            "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "evil"}}]
-        }),
-    );
-    node.put_pod(
-        "mount",
-        "uid-7",
-        json!({
-            "containers": [shell("sleep 1000")], "volumes": [{"name": "v", "configMap": {"name": "gone"}}]
-        }),
-    );
+    let mounting = |name: &str| {
+        let mut spec = with(&json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+        spec["volumes"] = json!([{"name": "v", "configMap": {"name": name}}]);
+        spec
+    };
+    node.put_pod("evil", "uid-6", mounting("evil"));
+    node.put_pod("mount", "uid-7", mounting("gone"));
     let waiting =
         |s: &Value| s["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
     for (uid, reason) in [
