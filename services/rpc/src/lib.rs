@@ -28,7 +28,7 @@ mod trace;
 #[cfg(test)]
 mod sizes;
 
-pub use client::{Channel, ClientTls, CloseReason, Connection, Target, connect_once};
+pub use client::{Channel, CheckError, ClientTls, CloseReason, Connection, Target, check_health, connect_once};
 pub use connection::ConnectionHandle;
 pub use deadline::deadline;
 pub use error::{BindError, ConnectError};

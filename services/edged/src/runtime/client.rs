@@ -14,12 +14,12 @@ use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
     Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats, ContainerStatsFilter,
-    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, FilesystemUsage, GetEventsRequest, Image,
-    ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListContainerStatsRequest, ListContainersRequest,
-    ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
-    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
-    VersionResponse,
+    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse,
+    FilesystemUsage, GetEventsRequest, Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest,
+    ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest, PodSandbox,
+    PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest, PullImageRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
+    StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, deadline};
@@ -35,6 +35,8 @@ const CHANGE: Duration = Duration::from_secs(120);
 const SANDBOX: Duration = Duration::from_secs(240);
 /// Beyond the grace period a kill must be quick.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
+/// A runtime that is busy kills a command this much later than asked. One that hangs is not waited for.
+const EXEC_MARGIN: Duration = Duration::from_secs(5);
 /// A large image over a thin line.
 const PULL: Duration = Duration::from_secs(3600);
 
@@ -150,6 +152,19 @@ impl Cri {
     pub(crate) async fn remove_container(&self, id: &str) -> Reply<()> {
         let request = RemoveContainerRequest { container_id: id.to_owned() };
         found(self.runtime.clone().remove_container(deadline(request, CHANGE)).await).map(drop)
+    }
+
+    /// Runs a command and waits for its end; the runtime kills it after `within`, rounded up to seconds.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when it was killed. Dropping the future kills it too.
+    pub(crate) async fn exec_sync(&self, id: &str, cmd: Vec<String>, within: Duration) -> Reply<ExecSyncResponse> {
+        // Zero would mean for ever.
+        let seconds = within.as_millis().div_ceil(1000).max(1);
+        let timeout = i64::try_from(seconds).unwrap_or(i64::MAX);
+        let request = ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
+        let within = within.saturating_add(EXEC_MARGIN);
+        Ok(self.runtime.clone().exec_sync(deadline(request, within)).await?.into_inner())
     }
 
     /// What happens to containers, as it happens.

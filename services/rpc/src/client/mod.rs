@@ -8,6 +8,7 @@
 //! calls and message sizes are bounded; calls are never repeated once a byte of them was sent.
 
 mod channel;
+mod check;
 mod dial;
 mod once;
 mod reconnect;
@@ -23,6 +24,7 @@ use crate::error::ConnectError;
 use crate::pipe::PipeConnector;
 
 pub use self::channel::Channel;
+pub use self::check::{CheckError, check_health};
 pub use self::once::{CloseReason, Connection, connect_once};
 
 /// Addresses of one target; more would only make failing slow.
