@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use skerry_common::drain;
-use skerry_rpc::{Listen, Policy, Server};
+use skerry_rpc::{Caller, Listen, Policy, Server};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -198,7 +198,8 @@ async fn https_takes_any_certificate() {
 #[tokio::test]
 async fn grpc_asks_for_the_health_of_a_service() {
     let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-    let bound = Server::bind(skerry_rpc::ServerConfig::new("test", listen, Policy::new())).await.unwrap();
+    let policy = Policy::new().allow("grpc.health.v1.Health", &[Caller::Anonymous]);
+    let bound = Server::bind(skerry_rpc::ServerConfig::new("test", listen, policy)).await.unwrap();
     let port = bound.local_addr().unwrap().port();
     let health = bound.health();
     let (_trigger, watch) = drain::channel(Duration::from_secs(1));

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use skerry_rpc::{Channel, ClientLimits, Listen, Metrics, Server, ServerConfig, ServerLimits, Target, connect_once};
+use skerry_rpc::{
+    Channel, CheckError, ClientLimits, Listen, Metrics, Server, ServerConfig, ServerLimits, Target, check_health,
+    connect_once,
+};
 use tonic::Code;
 
 use crate::support::*;
@@ -108,4 +111,23 @@ async fn open_calls_are_bounded() {
     drop(first);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(Open::new(channel).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_health_of_somebody_else_is_asked_without_tls() {
+    let server = serve_open(ServerLimits::default()).await;
+    let ask = |service: &'static str| {
+        let address = server.address.to_string();
+        async move { check_health(&address, service, Duration::from_secs(5)).await }
+    };
+    assert_eq!(ask("").await.unwrap(), "SERVING");
+    let unknown = ask("no.such.Service").await.unwrap_err();
+    assert!(matches!(unknown, CheckError::Call(status) if status.code() == Code::NotFound));
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let late = check_health(&address, "", Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(late, CheckError::Call(status) if status.code() == Code::DeadlineExceeded));
+    drop(silent);
+    let refused = check_health(&address, "", Duration::from_secs(5)).await.unwrap_err();
+    assert!(matches!(refused, CheckError::Connect(error) if error.code() == "io"));
 }
