@@ -1,6 +1,7 @@
 //! Pods on a real containerd, as root: what edged promises, seen from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod conformance;
 mod hub;
 mod node;
 
