@@ -77,6 +77,7 @@ pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
         reason: pod.status.as_ref().filter(|_| ended).and_then(|s| s.reason.clone()),
         message: pod.status.as_ref().filter(|_| ended).and_then(|s| s.message.clone()),
         start_time,
+        observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
 }
