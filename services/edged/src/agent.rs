@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::hub::Batch;
 use crate::node;
 use crate::objects::{Change, Effect, uid_is_safe};
+use crate::pod::failure::Failure;
 use crate::pod::labels;
 use crate::pod::spec::{PodExt, References, references};
 use crate::pod::worker::{Control, Handle, Worker};
@@ -51,6 +52,7 @@ pub(crate) struct Agent {
     finished_tx: mpsc::Sender<String>,
     finished_rx: mpsc::Receiver<String>,
     present: watch::Receiver<BTreeSet<String>>,
+    failures: mpsc::Receiver<(String, Failure)>,
     /// The runtime was listed since it was last unwell.
     listed: bool,
     node_news: Arc<Notify>,
@@ -61,6 +63,7 @@ impl Agent {
         context: Arc<Context>,
         present: watch::Receiver<BTreeSet<String>>,
         node_news: Arc<Notify>,
+        failures: mpsc::Receiver<(String, Failure)>,
     ) -> Self {
         let (finished_tx, finished_rx) = mpsc::channel(FINISHED);
         Self {
@@ -71,6 +74,7 @@ impl Agent {
             finished_tx,
             finished_rx,
             present,
+            failures,
             listed: false,
             node_news,
         }
@@ -92,6 +96,7 @@ impl Agent {
                     None => return Error::Runtime("the relist ended".into()),
                 },
                 Some(uid) = self.finished_rx.recv() => self.forget(&uid),
+                Some((uid, failure)) = self.failures.recv() => self.fail(&uid, failure),
                 Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         return Error::Runtime("a pod worker failed".into());
@@ -187,11 +192,24 @@ impl Agent {
         self.spawn(pod, false);
     }
 
+    /// The first reason stays: it is what users have seen.
+    fn fail(&self, uid: &str, failure: Failure) {
+        if let Some(running) = self.workers.get(uid) {
+            running.handle.control.send_if_modified(|c| {
+                let first = c.failure.is_none();
+                if first {
+                    c.failure = Some(failure);
+                }
+                first
+            });
+        }
+    }
+
     fn spawn(&mut self, pod: Arc<Pod>, gone: bool) {
         let uid = pod.uid().to_owned();
         let references = references(&pod);
         let namespace = pod.namespace().to_owned();
-        let control = Control { pod, gone, references: 0, repeat: 0 };
+        let control = Control { pod, gone, references: 0, repeat: 0, failure: None };
         let handle = Worker::spawn(&mut self.tasks, Arc::clone(&self.context), control, self.finished_tx.clone());
         self.workers.insert(uid, Running { handle, references, namespace });
         self.context.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));

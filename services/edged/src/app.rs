@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::config::{Config, Connect};
-use crate::context::{Context, Learned, PARALLEL_STARTS};
+use crate::context::{Context, FAILURES, Learned, PARALLEL_STARTS};
 use crate::error::Error;
 use crate::events::Events;
 use crate::hub;
@@ -24,6 +24,7 @@ use crate::images::PARALLEL_PULLS;
 use crate::metrics::Metrics;
 use crate::node::{self, NodeTask};
 use crate::objects::Objects;
+use crate::pod::failure::Failure;
 use crate::reports::Outbox;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
@@ -39,6 +40,7 @@ pub struct Edged {
     channel: Channel,
     health: watch::Sender<Health>,
     config: Config,
+    failures: mpsc::Receiver<(String, Failure)>,
 }
 
 impl std::fmt::Debug for Edged {
@@ -76,6 +78,7 @@ impl Edged {
         let (health, health_rx) =
             watch::channel(Health { answers: false, trouble: "container runtime was not asked yet".into() });
         let outbox = Outbox::default();
+        let (failures, failures_rx) = mpsc::channel(FAILURES);
         let context = Context {
             node: node.clone(),
             root: config.root_dir.clone(),
@@ -91,6 +94,7 @@ impl Edged {
             metrics: telemetry.sub("edged", Metrics::new),
             health: health_rx,
             hurry: Arc::new(Notify::new()),
+            failures,
             pulls: Semaphore::new(PARALLEL_PULLS),
             starts: Semaphore::new(PARALLEL_STARTS),
             memory_capacity: node::memory_capacity(),
@@ -98,7 +102,7 @@ impl Edged {
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
             stats: crate::stats::Collector::default(),
         };
-        Ok(Self { context: Arc::new(context), channel, health, config })
+        Ok(Self { context: Arc::new(context), channel, health, config, failures: failures_rx })
     }
 
     /// Runs until told to stop.
@@ -106,14 +110,14 @@ impl Edged {
     /// # Errors
     /// When a part of it ended, which the supervisor answers with a restart; pods go on meanwhile.
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), Error> {
-        let Self { context, channel, health, config } = self;
+        let Self { context, channel, health, config, failures } = self;
         let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
         let (batch_tx, batch_rx) = mpsc::channel(hub::BATCHES);
         let (present_tx, present_rx) = watch::channel(BTreeSet::new());
         let node_news = Arc::new(Notify::new());
         let relist = Relist { context: Arc::clone(&context), news: news_tx, health, present: present_tx };
         let node = NodeTask::new(Arc::clone(&context), config, Arc::clone(&node_news));
-        let agent = Agent::new(Arc::clone(&context), present_rx, node_news);
+        let agent = Agent::new(Arc::clone(&context), present_rx, node_news, failures);
 
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use skerry_proto::cri::v1::DnsConfig;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::events::Events;
 use crate::fields::Facts;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pod::UnixMs;
+use crate::pod::failure::Failure;
 use crate::reports::Outbox;
 use crate::runtime::Cri;
 use crate::runtime::dns::ClusterDns;
@@ -22,6 +23,9 @@ use crate::runtime::sandbox_config::{CgroupDriver, Surroundings};
 
 /// Sandboxes and containers that are created at a time; more only make each of them slower.
 pub(crate) const PARALLEL_STARTS: usize = 8;
+
+/// Pods that are ended by the node and wait for the agent's turn; an eviction takes one at a time.
+pub(crate) const FAILURES: usize = 16;
 
 /// See the module documentation.
 pub(crate) struct Context {
@@ -36,6 +40,9 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) health: watch::Receiver<Health>,
     pub(crate) hurry: Arc<Notify>,
+    /// To the agent: pods, by uid, that the node ends for a reason of its own.
+    #[allow(dead_code, reason = "the eviction sends")]
+    pub(crate) failures: mpsc::Sender<(String, Failure)>,
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
     pub(crate) memory_capacity: i64,

@@ -60,8 +60,11 @@ impl Subject {
 
     pub(crate) fn container(pod: &Pod, name: &str) -> Self {
         let mut subject = Self::pod(pod);
-        let init = pod.init_containers().iter().any(|c| c.name == name);
-        let list = if init { "initContainers" } else { "containers" };
+        let list = match () {
+            () if pod.init_containers().iter().any(|c| c.name == name) => "initContainers",
+            () if pod.containers().iter().any(|c| c.name == name) => "containers",
+            () => "ephemeralContainers",
+        };
         subject.reference.field_path = Some(format!("spec.{list}{{{name}}}"));
         subject
     }

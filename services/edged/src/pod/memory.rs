@@ -4,7 +4,7 @@
 //! from the runtime's annotations, except that failed pulls and mounts are tried at once. Bounded by
 //! the number of containers of the pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::UnixMs;
 use super::backoff::{Delay, Retry};
@@ -17,6 +17,8 @@ pub(crate) struct Memory {
     pub(crate) containers: BTreeMap<String, ContainerMemory>,
     /// Stopping or removing failed; tried again then.
     pub(crate) stop_retry: Retry,
+    /// Containers whose preStop hook has begun: it does not run twice.
+    pub(crate) pre_stopped: BTreeSet<String>,
     /// Directories, mounts and control groups are gone.
     pub(crate) cleaned: bool,
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod checkpoint;
+pub(crate) mod failure;
 pub(crate) mod labels;
 pub(crate) mod memory;
 pub(crate) mod observed;

@@ -2,10 +2,11 @@
 //!
 //! Used everywhere a pod is looked at. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 /// What a pod without `terminationGracePeriodSeconds` gets.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
@@ -28,6 +29,10 @@ pub(crate) trait PodExt {
     fn grace_seconds(&self) -> i64;
     fn init_containers(&self) -> &[Container];
     fn containers(&self) -> &[Container];
+    /// Containers that were added to debug the pod, as ordinary ones.
+    fn ephemeral_containers(&self) -> Vec<Container>;
+    /// The container of that name, of whatever sort.
+    fn container(&self, name: &str) -> Option<Cow<'_, Container>>;
     fn host_network(&self) -> bool;
     /// What the kubelet writes into messages: `name_namespace(uid)`.
     fn full_name(&self) -> String;
@@ -67,6 +72,14 @@ impl PodExt for Pod {
     fn containers(&self) -> &[Container] {
         &self.spec().containers
     }
+    fn ephemeral_containers(&self) -> Vec<Container> {
+        self.spec().ephemeral_containers.iter().flatten().map(ordinary).collect()
+    }
+    fn container(&self, name: &str) -> Option<Cow<'_, Container>> {
+        let known = self.containers().iter().chain(self.init_containers()).find(|c| c.name == name);
+        let mut ephemeral = self.spec().ephemeral_containers.iter().flatten();
+        known.map(Cow::Borrowed).or_else(|| ephemeral.find(|c| c.name == name).map(|c| Cow::Owned(ordinary(c))))
+    }
     fn host_network(&self) -> bool {
         self.spec().host_network.unwrap_or(false)
     }
@@ -76,6 +89,31 @@ impl PodExt for Pod {
     fn ended_before(&self) -> bool {
         let phase = self.status.as_ref().and_then(|s| s.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
+    }
+}
+
+/// An ephemeral container in the form of the others. What it must not have (ports, probes, hooks,
+/// resources) the API server refuses.
+fn ordinary(c: &EphemeralContainer) -> Container {
+    let c = c.clone();
+    Container {
+        args: c.args,
+        command: c.command,
+        env: c.env,
+        env_from: c.env_from,
+        image: c.image,
+        image_pull_policy: c.image_pull_policy,
+        name: c.name,
+        security_context: c.security_context,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        termination_message_path: c.termination_message_path,
+        termination_message_policy: c.termination_message_policy,
+        tty: c.tty,
+        volume_devices: c.volume_devices,
+        volume_mounts: c.volume_mounts,
+        working_dir: c.working_dir,
+        ..Container::default()
     }
 }
 
@@ -100,7 +138,8 @@ pub(crate) struct References {
 pub(crate) fn references(pod: &Pod) -> References {
     let mut refs = References::default();
     let spec = pod.spec();
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+    let ephemeral = pod.ephemeral_containers();
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers).chain(&ephemeral) {
         for from in container.env_from.iter().flatten() {
             refs.config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
             refs.secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::checkpoint;
+use super::failure::{self, Failure};
 use super::memory::{Memory, Waiting};
 use super::observed::Observed;
 use super::perform::{Done, perform};
@@ -51,6 +52,8 @@ pub(crate) struct Control {
     pub(crate) references: u64,
     /// Grows when the status must be reported though it did not change.
     pub(crate) repeat: u64,
+    /// The node ends the pod: it was evicted or refused. Once set it stays.
+    pub(crate) failure: Option<Failure>,
 }
 
 /// The agent's end of a worker.
@@ -73,6 +76,8 @@ pub(crate) struct Worker {
     /// What was reported last, also by an earlier process.
     known: Option<PodStatus>,
     repeated: u64,
+    /// Reason of the failure that was told as an Event.
+    failed: Option<String>,
     /// When containers must have ended, and the grace that led to it.
     end: Option<(Instant, i64)>,
     references: u64,
@@ -99,6 +104,7 @@ impl Worker {
             reported: None,
             known: None,
             repeated: 0,
+            failed: None,
             end: None,
             references: 0,
         };
@@ -114,10 +120,7 @@ impl Worker {
         self.known = self.checkpoint().await;
         loop {
             let mut control = self.control.borrow_and_update().clone();
-            // The cloud sends no status down; what the plan reads of it is our own.
-            if control.pod.status.is_none() && self.known.is_some() {
-                Arc::make_mut(&mut control.pod).status.clone_from(&self.known);
-            }
+            Arc::make_mut(&mut control.pod).status = self.pod_status(&control.pod);
             if self.repeated != control.repeat {
                 self.repeated = control.repeat;
                 self.reported = None;
@@ -138,9 +141,11 @@ impl Worker {
             };
             let now = now_ms();
             let desired = self.desired(&control, now);
-            let (memory, probes) = (&self.memory, &self.probes);
-            let view = View { pod: &control.pod, desired, seen: &seen, memory, probes, now };
-            let plan = plan(&view);
+            let (failure, deadline) = self.failure(&control, now);
+            let (memory, probes, failure) = (&self.memory, &self.probes, failure.as_ref());
+            let view = View { pod: &control.pod, desired, seen: &seen, memory, probes, failure, now };
+            let mut plan = plan(&view);
+            plan.wake_at = plan.wake_at.into_iter().chain(deadline).min();
             if let Some(status) = self.status(&control, &view, &plan) {
                 self.tell(&control, status).await;
             }
@@ -160,6 +165,36 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// The status that plan and status start from. It is our own, also an earlier process's; the cloud
+    /// sends down only the conditions of readiness gates, which others set.
+    fn pod_status(&self, pod: &Pod) -> Option<PodStatus> {
+        let sent = pod.status.as_ref();
+        let gates = pod.spec().readiness_gates.as_deref().unwrap_or_default();
+        let mut status = self.known.clone().or_else(|| sent.cloned())?;
+        let conditions = status.conditions.get_or_insert_default();
+        conditions.retain(|c| gates.iter().all(|g| g.condition_type != c.type_));
+        let sent = sent.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.extend(sent.filter(|c| gates.iter().any(|g| g.condition_type == c.type_)).cloned());
+        Some(status)
+    }
+
+    /// Why the node ends the pod, or when its deadline will pass.
+    fn failure(&mut self, control: &Control, now: i64) -> (Option<Failure>, Option<i64>) {
+        if control.pod.ended_before() {
+            return (None, None);
+        }
+        let (late, wake) = failure::deadline(&control.pod, now);
+        let failure = control.failure.clone().or(late);
+        if let Some(failure) = &failure
+            && self.failed.as_ref() != Some(&failure.reason)
+        {
+            self.failed = Some(failure.reason.clone());
+            let kind = if failure.refused || failure.disruption.is_some() { Kind::Warning } else { Kind::Normal };
+            self.context.events.record(&Subject::pod(&control.pod), kind, &failure.reason, &failure.message);
+        }
+        (failure, wake)
     }
 
     /// Performs the steps of a plan; true when the pod is finished.
@@ -211,6 +246,10 @@ impl Worker {
             }
         };
         self.memory = if done.is_some() { memory } else { before };
+        if let (None, Step::StopContainers(stops)) = (done, step) {
+            let begun = stops.iter().filter(|s| s.pre_stop).map(|s| s.id.clone());
+            self.memory.pre_stopped.extend(begun);
+        }
         // The change that was looked at here is looked at again in the next turn.
         self.control.mark_changed();
         done
@@ -341,13 +380,7 @@ impl Worker {
                 wake = Some(wake.map_or(shown_until, |w: i64| w.min(shown_until)));
                 continue;
             }
-            let image = pod
-                .containers()
-                .iter()
-                .chain(pod.init_containers())
-                .find(|c| c.name == *name)
-                .and_then(|c| c.image.clone())
-                .unwrap_or_default();
+            let image = pod.container(name).and_then(|c| c.image.clone()).unwrap_or_default();
             let message = format!("Back-off pulling image {image:?}: ErrImagePull: {}", waiting.message);
             *waiting = Waiting::new("ImagePullBackOff", message);
             aged.push((name.clone(), format!("Back-off pulling image {image:?}")));

@@ -1,7 +1,9 @@
-//! The containers of a pod within its sandbox: init containers, sidecars, the others. Part of [`super::plan`].
+//! The containers of a pod within its sandbox: ephemeral ones, init containers, sidecars, the others.
+//! Part of [`super::plan`].
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
+use super::end::stop;
 use super::{Plan, Step, Stop, View};
 use crate::pod::backoff::CRASH;
 use crate::pod::labels;
@@ -9,15 +11,21 @@ use crate::pod::memory::Memory;
 use crate::pod::observed::{Container, Observed, State};
 use crate::pod::spec::{PodExt, RestartPolicy, is_sidecar};
 
+/// What the containers of a pod need next.
 pub(super) fn containers(view: &View<'_>, sandbox: &str) -> Plan {
     let View { pod, seen, .. } = *view;
     let mut plan = Plan::default();
+    // First, as in the kubelet: they are there to debug a pod whose init containers fail.
+    for spec in &pod.ephemeral_containers() {
+        ephemeral(view, spec, sandbox, &mut plan);
+    }
+    let initialized = pod.containers().iter().any(|c| seen.latest(&c.name).is_some_and(|c| c.sandbox_id == sandbox));
     for spec in pod.init_containers() {
         // Init containers ran for one sandbox; a new one needs them again.
         let here = seen.latest(&spec.name).filter(|c| c.sandbox_id == sandbox);
         if is_sidecar(spec) {
             // The next one begins when this one has started.
-            if !keep_running(view, spec, sandbox, &mut plan) {
+            if !keep_running(view, spec, sandbox, &mut plan) && !initialized {
                 return plan;
             }
             continue;
@@ -25,6 +33,8 @@ pub(super) fn containers(view: &View<'_>, sandbox: &str) -> Plan {
         match here {
             Some(c) if c.succeeded() => {}
             Some(c) if matches!(c.state, State::Running) => return plan,
+            // Its record is lost, but the others could only begin after it.
+            None if initialized => {}
             _ => {
                 keep_running(view, spec, sandbox, &mut plan);
                 return plan;
@@ -35,6 +45,17 @@ pub(super) fn containers(view: &View<'_>, sandbox: &str) -> Plan {
         keep_running(view, spec, sandbox, &mut plan);
     }
     plan
+}
+
+/// An ephemeral container runs once and is never replaced.
+fn ephemeral(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) {
+    match view.seen.latest(&spec.name) {
+        // The agent ended between create and start.
+        Some(c) if c.state == State::Created => plan.steps.push(Step::RemoveContainer { id: c.id.clone() }),
+        Some(_) => {}
+        None if restarts_in_status(view.pod, &spec.name).is_some() => {}
+        None => start(view, spec, sandbox, 0, plan),
+    }
 }
 
 /// Whether the container runs and has started; if not, says what to do about it.
@@ -52,12 +73,8 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
         // Nobody can tell what it does: it must be gone before another one starts.
         Some(State::Unknown) => {
             plan.steps.extend(here.map(|c| {
-                Step::StopContainers(vec![Stop {
-                    id: c.id.clone(),
-                    name: c.name.clone(),
-                    grace_s: pod.grace_seconds(),
-                    reason: format!("Container {} is in unknown state, try killing it before restart", c.name),
-                }])
+                let reason = format!("Container {} is in unknown state, try killing it before restart", c.name);
+                Step::StopContainers(vec![stop(view, c, pod.grace_seconds(), reason)])
             }));
             return false;
         }
@@ -105,7 +122,13 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
         // The runtime lost everything, for example with the disk of its state.
         restart_count = known.saturating_add(1);
     }
-    let waits = memory.containers.get(&spec.name).and_then(|m| m.retry.waits(now));
+    start(view, spec, sandbox, restart_count, plan);
+    false
+}
+
+/// Starts a container, unless the last attempt was too short ago.
+fn start(view: &View<'_>, spec: &Spec, sandbox: &str, restart_count: u32, plan: &mut Plan) {
+    let waits = view.memory.containers.get(&spec.name).and_then(|m| m.retry.waits(view.now));
     match waits {
         Some(at) => plan.wake_by(at),
         None => plan.steps.push(Step::StartContainer {
@@ -114,26 +137,24 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
             restart_count,
         }),
     }
-    false
 }
 
 /// Why and how a running container is stopped, to be started again.
 fn must_restart(view: &View<'_>, spec: &Spec, c: &Container) -> Option<Stop> {
-    let stop = |grace: Option<i64>, reason: String| {
-        let grace_s = grace.unwrap_or_else(|| view.pod.grace_seconds()).max(0);
-        Some(Stop { id: c.id.clone(), name: c.name.clone(), grace_s, reason })
-    };
     if c.hash != labels::hash(spec) && !c.image.is_empty() && Some(&c.image) != spec.image.as_ref() {
-        return stop(None, format!("Container {} definition changed, will be restarted", c.name));
+        let reason = format!("Container {} definition changed, will be restarted", c.name);
+        return Some(stop(view, c, view.pod.grace_seconds(), reason));
     }
     let unhealthy = view.probes.unhealthy(c)?;
-    stop(unhealthy.grace_s, unhealthy.message.clone())
+    let grace = unhealthy.grace_s.unwrap_or_else(|| view.pod.grace_seconds());
+    Some(stop(view, c, grace, unhealthy.message.clone()))
 }
 
 /// How often the container was restarted, as the API knows it, if it ever ran.
 fn restarts_in_status(pod: &Pod, name: &str) -> Option<u32> {
     let status = pod.status.as_ref()?;
-    let mut all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let mut all = lists.into_iter().flat_map(|l| l.iter().flatten());
     let known = all.find(|c| c.name == name).filter(|c| c.container_id.as_ref().is_some_and(|id| !id.is_empty()))?;
     u32::try_from(known.restart_count).ok()
 }

@@ -1,15 +1,14 @@
-//! The end of a pod: deleted, or come to its end by itself. Part of [`super::plan`].
-
-use k8s_openapi::api::core::v1::Pod;
+//! The end of a pod: deleted, ended by the node, or come to its end by itself. Part of [`super::plan`].
 
 use super::{Plan, Step, Stop, View};
 use crate::pod::UnixMs;
-use crate::pod::observed::{Container, Observed, State};
+use crate::pod::observed::{Container, State};
 use crate::pod::spec::{PodExt, RestartPolicy, is_sidecar};
 
-/// Whether the pod has come to its end by itself.
-pub(crate) fn has_ended(pod: &Pod, seen: &Observed) -> bool {
-    if pod.ended_before() {
+/// Whether the pod has come to its end by itself or for a reason of the node.
+pub(crate) fn has_ended(view: &View<'_>) -> bool {
+    let View { pod, seen, .. } = *view;
+    if view.failure.is_some() || pod.ended_before() {
         return true;
     }
     let policy = pod.restart_policy();
@@ -33,11 +32,12 @@ pub(crate) fn has_ended(pod: &Pod, seen: &Observed) -> bool {
 
 /// A deleted pod.
 pub(super) fn deleted(view: &View<'_>, deadline: UnixMs) -> Plan {
-    let View { pod, seen, memory, now, .. } = *view;
+    let View { seen, memory, now, .. } = *view;
     if let Some(at) = memory.stop_retry.waits(now) {
         return Plan::wake(at);
     }
-    if let Some(stop) = stop_containers(pod, seen, deadline, now) {
+    let left = deadline.saturating_sub(now).saturating_add(999) / 1000;
+    if let Some(stop) = stop_containers(view, left) {
         return Plan::step(stop);
     }
     let ready: Vec<Step> =
@@ -53,30 +53,43 @@ pub(super) fn deleted(view: &View<'_>, deadline: UnixMs) -> Plan {
     Plan::step(if memory.cleaned { Step::Finished } else { Step::CleanUp })
 }
 
-fn stop_containers(pod: &Pod, seen: &Observed, deadline: UnixMs, now: UnixMs) -> Option<Step> {
-    let left = deadline.saturating_sub(now).saturating_add(999) / 1000;
-    let stop = |c: &Container| Stop {
-        id: c.id.clone(),
-        name: c.name.clone(),
-        grace_s: left.max(0),
-        reason: format!("Stopping container {}", c.name),
-    };
-    // Sidecars serve the others, so they end last.
-    let sidecar = |c: &Container| pod.init_containers().iter().any(|s| s.name == c.name && is_sidecar(s));
-    let (last, first): (Vec<&Container>, Vec<&Container>) = seen.running().partition(|c| sidecar(c));
-    let turn = if first.is_empty() { last } else { first };
-    (!turn.is_empty()).then(|| Step::StopContainers(turn.into_iter().map(stop).collect()))
-}
-
-/// A pod that ended by itself: nothing may run, but its logs and exit codes stay.
+/// A pod that has ended: nothing may run, but its logs and exit codes stay.
 pub(super) fn completed(view: &View<'_>) -> Plan {
     let View { pod, seen, memory, now, .. } = *view;
     if let Some(at) = memory.stop_retry.waits(now) {
         return Plan::wake(at);
     }
-    if let Some(stop) = stop_containers(pod, seen, now.saturating_add(pod.grace_seconds().saturating_mul(1000)), now) {
+    let grace = view.failure.and_then(|f| f.grace_s).unwrap_or_else(|| pod.grace_seconds());
+    if let Some(stop) = stop_containers(view, grace) {
         return Plan::step(stop);
     }
     let ready = seen.sandboxes.iter().filter(|s| s.ready).map(|s| Step::StopSandbox { id: s.id.clone() });
     Plan { steps: ready.collect(), ..Plan::default() }
+}
+
+/// Everything that runs, in one step: hooks run at the same time, sidecars wait for their turn.
+fn stop_containers(view: &View<'_>, grace_s: i64) -> Option<Step> {
+    let sidecars: Vec<&str> =
+        view.pod.init_containers().iter().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
+    let turn = |name: &str| sidecars.iter().position(|s| *s == name).map_or(0, |at| sidecars.len() - at);
+    let stops: Vec<Stop> = view
+        .seen
+        .running()
+        .map(|c| Stop { turn: turn(&c.name), ..stop(view, c, grace_s, format!("Stopping container {}", c.name)) })
+        .collect();
+    (!stops.is_empty()).then_some(Step::StopContainers(stops))
+}
+
+/// The end of one container, whatever the reason.
+pub(super) fn stop(view: &View<'_>, c: &Container, grace_s: i64, reason: String) -> Stop {
+    let spec = view.pod.container(&c.name);
+    let hook = spec.is_some_and(|s| s.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
+    Stop {
+        id: c.id.clone(),
+        name: c.name.clone(),
+        grace_s: grace_s.max(0),
+        reason,
+        pre_stop: hook && c.state == State::Running && !view.memory.pre_stopped.contains(&c.id),
+        turn: 0,
+    }
 }

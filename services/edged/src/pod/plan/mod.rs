@@ -12,7 +12,9 @@
 //! - P3 a container is never started while one of its name runs;
 //! - P4 a pod that has ended never starts anything again;
 //! - P5 a deleted pod goes through: containers stopped, sandbox stopped, all removed, cleaned, finished;
-//! - P6 without a step there is a wake-up time or nothing to wait for but an event.
+//! - P6 a sidecar ends after the containers that it serves, in the reverse order of their start;
+//! - P7 an ephemeral container is started once at most;
+//! - P8 without a step there is a wake-up time or nothing to wait for but an event.
 
 mod containers;
 mod end;
@@ -24,6 +26,7 @@ pub(crate) use end::has_ended;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::UnixMs;
+use super::failure::Failure;
 use super::memory::Memory;
 use super::observed::Observed;
 use crate::probe::Results;
@@ -36,6 +39,8 @@ pub(crate) struct View<'a> {
     pub(crate) seen: &'a Observed,
     pub(crate) memory: &'a Memory,
     pub(crate) probes: &'a Results,
+    /// Why the node ends the pod.
+    pub(crate) failure: Option<&'a Failure>,
     pub(crate) now: UnixMs,
 }
 
@@ -82,10 +87,14 @@ pub(crate) enum Step {
 pub(crate) struct Stop {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// Whole seconds, at least 0.
+    /// Whole seconds, at least 0; a preStop hook and the wait for its turn are part of it.
     pub(crate) grace_s: i64,
     /// For the Event.
     pub(crate) reason: String,
+    /// Run the preStop hook first.
+    pub(crate) pre_stop: bool,
+    /// It is told to end when all of a lower turn have ended.
+    pub(crate) turn: usize,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -115,7 +124,7 @@ impl Plan {
 pub(crate) fn plan(view: &View<'_>) -> Plan {
     match view.desired {
         Desired::End { deadline } => end::deleted(view, deadline),
-        Desired::Run if has_ended(view.pod, view.seen) => end::completed(view),
+        Desired::Run if has_ended(view) => end::completed(view),
         Desired::Run => run::run(view),
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::pod::failure::Failure;
 use crate::pod::memory::{Volumes, Waiting};
 use crate::pod::observed::{Container, Sandbox, State};
 use crate::probe::{Outcome, Unhealthy};
@@ -51,7 +52,7 @@ fn start(name: &str, restart_count: u32) -> Step {
 }
 
 fn plan_of(pod: &Pod, desired: Desired, seen: &Observed, memory: &Memory, now: UnixMs) -> Plan {
-    plan(&View { pod, desired, seen, memory, probes: &Results::default(), now })
+    plan(&View { pod, desired, seen, memory, probes: &Results::default(), failure: None, now })
 }
 
 fn steps(pod: &Pod, seen: &Observed) -> Vec<Step> {
@@ -181,8 +182,17 @@ fn an_unhealthy_container_is_stopped_with_the_grace_of_its_probe() {
         let unhealthy = Some(Unhealthy { message: message.clone(), grace_s });
         let mut probes = Results::default();
         probes.set("c", Outcome { container_id: running.id.clone(), started: true, ready: true, unhealthy });
-        let view = View { pod: &pod, desired: Desired::Run, seen: &list, memory: &ready(), probes: &probes, now: NOW };
-        let stop = Stop { id: running.id.clone(), name: "c".into(), grace_s: want, reason: message };
+        let view = View {
+            pod: &pod,
+            desired: Desired::Run,
+            seen: &list,
+            memory: &ready(),
+            probes: &probes,
+            failure: None,
+            now: NOW,
+        };
+        let stop =
+            Stop { id: running.id.clone(), name: "c".into(), grace_s: want, reason: message, pre_stop: false, turn: 0 };
         assert_eq!(plan(&view).steps, [Step::StopContainers(vec![stop])]);
         let gone = Desired::End { deadline: NOW + 9_000 };
         assert!(
@@ -201,7 +211,15 @@ fn a_sidecar_with_a_startup_probe_holds_the_next_one_back() {
     assert_eq!(steps(&pod, &list), []);
     let mut probes = Results::default();
     probes.set("side", Outcome { container_id: side.id, started: true, ready: true, unhealthy: None });
-    let view = View { pod: &pod, desired: Desired::Run, seen: &list, memory: &ready(), probes: &probes, now: NOW };
+    let view = View {
+        pod: &pod,
+        desired: Desired::Run,
+        seen: &list,
+        memory: &ready(),
+        probes: &probes,
+        failure: None,
+        now: NOW,
+    };
     assert_eq!(plan(&view).steps, [start("c", 0)]);
 }
 
@@ -245,26 +263,74 @@ fn a_deleted_pod_ends_step_by_step() {
 }
 
 #[test]
-fn sidecars_end_after_the_others() {
+fn sidecars_end_after_the_others_in_reverse_order() {
     let pod = pod(&json!({
-        "initContainers": [{"name": "side", "restartPolicy": "Always"}], "containers": [{"name": "c"}]
+        "initContainers": [{"name": "a", "restartPolicy": "Always"}, {"name": "i"}, {"name": "b", "restartPolicy": "Always"}],
+        "containers": [{"name": "c", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]
     }));
-    let side = container("side", "s0", State::Running, 0, 0);
-    let main = container("c", "s0", State::Running, 0, 0);
-    let names = |list: Vec<Container>| match &plan_of(
-        &pod,
-        Desired::End { deadline: NOW },
-        &seen(vec![sandbox(0, true)], list),
-        &ready(),
-        NOW,
-    )
-    .steps[..]
-    {
-        [Step::StopContainers(stops)] => stops.iter().map(|s| s.name.clone()).collect::<Vec<_>>(),
+    let running = |name| container(name, "s0", State::Running, 0, 0);
+    let list = seen(vec![sandbox(0, true)], ["c", "b", "a"].map(running).to_vec());
+    let mut memory = ready();
+    let turns = |memory: &Memory| match &plan_of(&pod, Desired::End { deadline: NOW }, &list, memory, NOW).steps[..] {
+        [Step::StopContainers(stops)] => stops.iter().map(|s| (s.name.clone(), s.turn, s.pre_stop)).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(names(vec![main, side.clone()]), ["c"]);
-    assert_eq!(names(vec![side]), ["side"]);
+    let want = |hook| vec![("c".to_owned(), 0, hook), ("b".to_owned(), 1, false), ("a".to_owned(), 2, false)];
+    assert_eq!(turns(&memory), want(true));
+    memory.pre_stopped.insert(running("c").id);
+    assert_eq!(turns(&memory), want(false), "a hook does not begin twice");
+}
+
+#[test]
+fn an_ephemeral_container_runs_once() {
+    let pod = pod(&json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}],
+        "ephemeralContainers": [{"name": "debug"}]}));
+    let with = |list: Vec<Container>| steps(&pod, &seen(vec![sandbox(0, true)], list));
+    assert_eq!(with(vec![]), [start("debug", 0), start("i", 0)], "beside init containers");
+    for state in [State::Running, State::Exited, State::Unknown] {
+        assert_eq!(with(vec![container("debug", "s0", state, 1, 0)]), [start("i", 0)], "{state:?}");
+    }
+    let created = container("debug", "s0", State::Created, 0, 0);
+    assert_eq!(with(vec![created.clone()])[0], Step::RemoveContainer { id: created.id });
+    let after = seen(vec![sandbox(1, true), sandbox(0, false)], vec![container("debug", "s0", State::Exited, 137, 0)]);
+    let again = Step::StartContainer { name: "i".into(), sandbox_id: "s1".into(), restart_count: 0 };
+    assert_eq!(steps(&pod, &after), [again], "not in a new sandbox");
+}
+
+#[test]
+fn a_failure_of_the_node_stops_everything_with_its_grace() {
+    let pod = pod(&json!({"terminationGracePeriodSeconds": 9, "containers": [{"name": "c"}]}));
+    let list = seen(vec![sandbox(0, true)], vec![container("c", "s0", State::Running, 0, 0)]);
+    for (grace_s, want) in [(None, 9), (Some(0), 0)] {
+        let failure = Failure { reason: "Evicted".into(), grace_s, ..Failure::default() };
+        let (memory, probes) = (ready(), Results::default());
+        let view = View {
+            pod: &pod,
+            desired: Desired::Run,
+            seen: &list,
+            memory: &memory,
+            probes: &probes,
+            failure: Some(&failure),
+            now: NOW,
+        };
+        let got = plan(&view).steps;
+        assert!(matches!(&got[..], [Step::StopContainers(s)] if s[0].grace_s == want), "{got:?}");
+        let none = Observed::default();
+        assert_eq!(plan(&View { seen: &none, ..view }), Plan::default(), "nothing is started");
+    }
+}
+
+#[test]
+fn what_ran_already_is_not_initialized_again() {
+    let pod = pod(&json!({
+        "initContainers": [{"name": "side", "restartPolicy": "Always"}, {"name": "i"}], "containers": [{"name": "c"}]
+    }));
+    let list = seen(
+        vec![sandbox(0, true)],
+        vec![container("c", "s0", State::Exited, 1, 0), container("side", "s0", State::Exited, 1, 5)],
+    );
+    // The record of the init container is lost, and the sidecar waits for its turn.
+    assert_eq!(steps(&pod, &list), [start("c", 1)]);
 }
 
 #[test]
@@ -302,7 +368,12 @@ impl World {
     }
 
     fn has_ended(&self) -> bool {
-        has_ended(&self.pod, &self.seen)
+        has_ended(&self.view(&Results::default()))
+    }
+
+    fn view<'a>(&'a self, probes: &'a Results) -> View<'a> {
+        let (pod, desired) = (&self.pod, self.desired());
+        View { pod, desired, seen: &self.seen, memory: &self.memory, probes, failure: None, now: self.now }
     }
 
     /// One turn of the worker: the first `count` steps of the plan, then a look.

@@ -1,11 +1,13 @@
 //! The status by tables: what users read in `kubectl get pods` and `kubectl describe pod`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::memory::Memory;
-use crate::pod::observed::{Observed, Sandbox};
+use crate::pod::failure::Failure;
+use crate::pod::memory::{Memory, Waiting};
+use crate::pod::observed::{Container, Observed, Sandbox, State};
 use crate::probe::Results;
 
 const NOW: UnixMs = 1_700_000_000_000;
@@ -15,6 +17,7 @@ struct Case {
     seen: Observed,
     memory: Memory,
     probes: Results,
+    failure: Option<Failure>,
     backing_off: Vec<(String, i64)>,
     desired: Desired,
     before: Option<PodStatus>,
@@ -38,6 +41,7 @@ impl Case {
             },
             memory: Memory::default(),
             probes: Results::default(),
+            failure: None,
             backing_off: Vec::new(),
             desired: Desired::Run,
             before: None,
@@ -70,6 +74,7 @@ impl Case {
                 seen: &self.seen,
                 memory: &self.memory,
                 probes: &self.probes,
+                failure: self.failure.as_ref(),
                 now: NOW,
             },
             backing_off: &self.backing_off,
@@ -219,4 +224,78 @@ fn readiness_gates_hold_ready_back() {
     assert_eq!(ready(case.json())["reason"], "ReadinessGatesNotReady");
     case.pod.status = Some(serde_json::from_value(json!({"conditions": [{"type": "lb", "status": "True"}]})).unwrap());
     assert_eq!(ready(case.json())["status"], "True");
+}
+
+#[test]
+fn a_failure_of_the_node_is_the_phase_when_nothing_runs_any_more() {
+    let mut case = Case::new(&spec("Always")).with("c", State::Running, 0);
+    let failure =
+        Failure { reason: "Evicted".into(), message: "m".into(), disruption: Some("why".into()), ..Failure::default() };
+    case.failure = Some(failure);
+    let got = case.json();
+    assert_eq!((&got["phase"], &got["reason"]), (&json!("Running"), &Value::Null), "{got:#}");
+    case.seen.containers[0].state = State::Exited;
+    case.seen.containers[0].exit_code = 137;
+    let ended = case.status();
+    let got = serde_json::to_value(&ended).unwrap();
+    assert_eq!((&got["phase"], &got["reason"], &got["message"]), (&json!("Failed"), &json!("Evicted"), &json!("m")));
+    let target = got["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&target["reason"], &target["message"]), (&json!("TerminationByKubelet"), &json!("why")));
+    // It stays after the failure is forgotten, for example by a new process.
+    (case.failure, case.before) = (None, Some(ended.clone()));
+    assert_eq!(case.status(), ended);
+}
+
+#[test]
+fn a_refused_pod_has_no_containers() {
+    let mut case = Case::new(&spec("Always"));
+    case.seen = Observed::default();
+    case.failure = Some(Failure { reason: "OutOfcpu".into(), refused: true, ..Failure::default() });
+    let got = case.json();
+    assert_eq!((&got["phase"], &got["containerStatuses"]), (&json!("Failed"), &Value::Null));
+    let ready = got["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!(ready["reason"], "PodFailed");
+}
+
+#[test]
+fn ephemeral_containers_have_statuses_and_count_for_nothing() {
+    let with = json!({"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "debug", "image": "d"}]});
+    let got = Case::new(&with).with("c", State::Running, 0).with("debug", State::Exited, 3).json();
+    let debug = &got["ephemeralContainerStatuses"][0];
+    assert_eq!((&debug["state"]["terminated"]["exitCode"], &debug["image"]), (&json!(3), &json!("d")));
+    assert_eq!(got["phase"], "Running");
+    let ready = got["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!(ready["status"], "True");
+}
+
+#[test]
+fn sidecars_that_start_again_do_not_make_the_pod_pending() {
+    let with = json!({"initContainers": [{"name": "side", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
+    let condition = |got: &Value, kind: &str| {
+        got["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap()["status"].clone()
+    };
+    let begun = Case::new(&with).with("side", State::Running, 0).json();
+    assert_eq!((&begun["phase"], condition(&begun, "Initialized")), (&json!("Pending"), json!("True")));
+    let got = Case::new(&with).with("c", State::Running, 0).with("side", State::Exited, 1).json();
+    assert_eq!((&got["phase"], condition(&got, "Initialized")), (&json!("Running"), json!("True")));
+    assert_eq!(condition(&got, "ContainersReady"), "False");
+}
+
+#[test]
+fn the_conditions_of_others_are_not_reported() {
+    let gated = json!({"readinessGates": [{"conditionType": "lb"}], "containers": [{"name": "c"}]});
+    let mut case = Case::new(&gated).with("c", State::Running, 0);
+    case.pod.status = Some(serde_json::from_value(json!({"conditions": [{"type": "lb", "status": "True"}]})).unwrap());
+    assert!(case.status().conditions.unwrap().iter().all(|c| c.type_ != "lb"));
+}
+
+#[test]
+fn the_generation_that_was_seen_is_said() {
+    let mut case = Case::new(&spec("Always")).with("c", State::Running, 0);
+    assert_eq!(case.json()["observedGeneration"], Value::Null);
+    case.pod.metadata.generation = Some(4);
+    assert_eq!(
+        (&case.json()["observedGeneration"], &case.json()["conditions"][0]["observedGeneration"]),
+        (&json!(4), &json!(4))
+    );
 }

@@ -1,0 +1,202 @@
+//! Does what the plan says: one step, against the runtime and the host.
+//!
+//! Called by the worker, one step at a time. A step reports its trouble through the [`Memory`] (what
+//! the status shows, when to try again) and Events; the return value says only whether the worker
+//! should look again. Invariants: every step can be repeated, because after a crash it will be.
+
+mod hooks;
+mod start;
+mod stop;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use k8s_openapi::api::core::v1::Pod;
+use tonic::Status;
+
+use super::backoff::RETRY;
+use super::memory::{Memory, Volumes};
+use super::observed::Observed;
+use super::plan::Step;
+use super::spec::PodExt;
+use crate::context::{Context, now_ms};
+use crate::env::Problem;
+use crate::events::{Kind, Subject};
+use crate::fields::Facts;
+use crate::runtime::client::is_runtime_trouble;
+use crate::runtime::{container_config, dns, sandbox_config};
+use crate::volumes::{self, PodDir};
+
+/// An object that does not come is said to be missing when the delay between looks has grown to this,
+/// which is after a quarter of a minute.
+const SAY_PENDING_AFTER_MS: i64 = 8_000;
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Done {
+    Yes,
+    /// Noted in the memory; the rest of the plan is void.
+    Failed,
+}
+
+/// Performs any step but `Finished`. While `committed` is not set, a start may be given up by dropping this.
+pub(crate) async fn perform(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    seen: &Observed,
+    memory: &mut Memory,
+    step: &Step,
+    committed: &AtomicBool,
+) -> Done {
+    match step {
+        Step::PrepareVolumes => prepare_volumes(context, pod, seen, memory).await,
+        Step::CreateSandbox { attempt } => create_sandbox(context, pod, memory, *attempt).await,
+        Step::StopSandbox { id } => settle(context, pod, memory, "StopPodSandbox", context.cri.stop_sandbox(id).await),
+        Step::RemoveSandbox { id } => {
+            settle(context, pod, memory, "RemovePodSandbox", context.cri.remove_sandbox(id).await)
+        }
+        Step::RemoveContainer { id } => {
+            let done = settle(context, pod, memory, "RemoveContainer", context.cri.remove_container(id).await);
+            if done == Done::Yes {
+                remove_log(context, pod, seen, id);
+            }
+            done
+        }
+        Step::StartContainer { name, sandbox_id, restart_count } => {
+            let start = start::Start { name, sandbox_id, restart_count: *restart_count, committed };
+            start::start(context, pod, seen, memory, start).await
+        }
+        Step::StopContainers(stops) => stop::stop(context, pod, seen, memory, stops).await,
+        Step::CleanUp => clean_up(context, pod, memory).await,
+        Step::Finished => Done::Yes,
+    }
+}
+
+fn settle(context: &Context, pod: &Pod, memory: &mut Memory, call: &str, result: Result<(), Status>) -> Done {
+    match result {
+        Ok(()) => {
+            memory.stop_retry.succeeded();
+            Done::Yes
+        }
+        Err(status) => {
+            context.metrics.runtime_errors.inc();
+            memory.stop_retry.failed(now_ms(), RETRY);
+            tracing::warn!(pod = %pod.full_name(), call, code = ?status.code(), message = status.message(), "runtime call failed");
+            if !is_runtime_trouble(&status) && call == "StopPodSandbox" {
+                let message = format!("error killing pod: failed to stop sandbox: {}", status.message());
+                context.events.record(&Subject::pod(pod), Kind::Warning, "FailedKillPod", &message);
+            }
+            Done::Failed
+        }
+    }
+}
+
+fn facts(context: &Context, seen: &Observed) -> Facts {
+    let mut facts = context.learned().facts;
+    facts.pod_ips = seen.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
+    facts
+}
+
+async fn prepare_volumes(context: &Arc<Context>, pod: &Arc<Pod>, seen: &Observed, memory: &mut Memory) -> Done {
+    let facts = facts(context, seen);
+    let (shared, spec) = (Arc::clone(context), Arc::clone(pod));
+    let result = tokio::task::spawn_blocking(move || {
+        let dir = PodDir::new(&shared.root, spec.uid());
+        std::fs::create_dir_all(dir.path()).map_err(|e| Problem::Config(format!("{}: {e}", dir.path().display())))?;
+        volumes::prepare(&spec, &dir, &shared.objects, &facts)
+    })
+    .await
+    .unwrap_or_else(|_| Err(Problem::Config("the volume task ended".into())));
+    match result {
+        Ok(()) => {
+            memory.volumes = Volumes::Ready;
+            memory.volumes_retry.succeeded();
+            Done::Yes
+        }
+        Err(problem) => {
+            let waits = memory.volumes_retry.failed(now_ms(), RETRY);
+            if matches!(problem, Problem::Config(_)) || waits >= SAY_PENDING_AFTER_MS {
+                context.events.record(&Subject::pod(pod), Kind::Warning, "FailedMount", problem.text());
+            }
+            Done::Failed
+        }
+    }
+}
+
+async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, attempt: u32) -> Done {
+    if attempt > 0 {
+        let message = "Pod sandbox changed, it will be killed and re-created.";
+        context.events.record(&Subject::pod(pod), Kind::Normal, "SandboxChanged", message);
+    }
+    let result = async {
+        let handler = match pod.spec().runtime_class_name.as_deref().filter(|n| !n.is_empty()) {
+            None => String::new(),
+            Some(name) => match context.objects.runtime_class(name) {
+                Some(class) => class.handler.clone(),
+                None => return Err(Status::not_found(format!("runtimeclass.node.k8s.io {name:?} not found"))),
+            },
+        };
+        dns::hostname(pod, &context.cluster_dns.domain).map_err(Status::invalid_argument)?;
+        let host_dns = dns::host();
+        for (reason, message) in dns::notes(pod, &context.cluster_dns, &host_dns) {
+            context.events.record(&Subject::pod(pod), Kind::Warning, reason, &message);
+        }
+        let _place = context.starts.acquire().await.map_err(|_| Status::cancelled("stopping"))?;
+        let config = context.sandbox_config(pod, attempt, &host_dns);
+        std::fs::create_dir_all(&config.log_directory)
+            .map_err(|e| Status::internal(format!("{}: {e}", config.log_directory)))?;
+        context.cri.run_sandbox(config, handler).await
+    }
+    .await;
+    match result {
+        Ok(_) => {
+            context.metrics.sandboxes_created.inc();
+            memory.sandbox_retry.succeeded();
+            Done::Yes
+        }
+        Err(status) => {
+            context.metrics.runtime_errors.inc();
+            memory.sandbox_retry.failed(now_ms(), RETRY);
+            let message = format!("Failed to create pod sandbox: {}", status.message());
+            context.events.record(&Subject::pod(pod), Kind::Warning, "FailedCreatePodSandBox", &message);
+            Done::Failed
+        }
+    }
+}
+
+/// The log of a container that is gone.
+fn remove_log(context: &Context, pod: &Pod, seen: &Observed, id: &str) {
+    if let Some(c) = seen.containers.iter().find(|c| c.id == id) {
+        let dir = sandbox_config::log_dir(&context.log_dir, pod);
+        let _ = std::fs::remove_file(dir.join(container_config::log_path(&c.name, c.restart_count)));
+        let _ = std::fs::remove_file(PodDir::new(&context.root, pod.uid()).message(&c.name, c.restart_count));
+    }
+}
+
+async fn clean_up(context: &Arc<Context>, pod: &Arc<Pod>, memory: &mut Memory) -> Done {
+    let (shared, spec) = (Arc::clone(context), Arc::clone(pod));
+    let result = tokio::task::spawn_blocking(move || {
+        crate::cgroups::remove_pod(&spec);
+        let logs = sandbox_config::log_dir(&shared.log_dir, &spec);
+        match std::fs::remove_dir_all(&logs) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        volumes::clean_up(&PodDir::new(&shared.root, spec.uid()))
+    })
+    .await
+    .unwrap_or_else(|_| Err(io::Error::other("the cleaning task ended")));
+    match result {
+        Ok(()) => {
+            memory.cleaned = true;
+            Done::Yes
+        }
+        Err(e) => {
+            memory.stop_retry.failed(now_ms(), RETRY);
+            let message = format!("failed to clean up: {e}");
+            context.events.record(&Subject::pod(pod), Kind::Warning, "FailedKillPod", &message);
+            Done::Failed
+        }
+    }
+}
