@@ -3,8 +3,9 @@
 //!
 //! Called by the informers for every object. Pure. Invariants: the version is a hash of exactly the bytes
 //! that are sent before compression, so it survives a restart of the controller, equal versions mean equal
-//! bodies, and a change that the edge cannot see (a pod's status, `managedFields`, `resourceVersion`)
-//! changes neither. Limit: objects come from the API server, which bounds them at 1.5 MiB.
+//! bodies, and a change that the edge cannot see (a pod's status but for the conditions of its readiness
+//! gates, `managedFields`, `resourceVersion`) changes neither. Limit: objects come from the API server, which
+//! bounds them at 1.5 MiB.
 
 use std::sync::Arc;
 
@@ -101,7 +102,12 @@ pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject
     if let Some(data) = object.data.as_object_mut()
         && matches!(kind, Kind::Pod | Kind::Node)
     {
+        let gates = gate_conditions(data);
         data.remove("status");
+        // Set by others, and what the node needs to know whether the pod is ready.
+        if kind == Kind::Pod && !gates.is_empty() {
+            data.insert("status".to_owned(), json!({ "conditions": gates }));
+        }
         // The one thing about its status that a node cannot know: that the cloud gave it up, and so
         // that it has to report again.
         if matches!(&facts, Facts::Node(node) if node.ready_unknown) {
@@ -112,6 +118,16 @@ pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject
     let version = Version::new(version_hash(&plain));
     let (body, encoding) = compress(plain);
     Some(Trimmed { key, uid, version, body, encoding, facts })
+}
+
+/// The conditions that a pod's readiness gates name, cut down to what a node reads of them.
+fn gate_conditions(data: &serde_json::Map<String, Value>) -> Vec<Value> {
+    let list = |path: &str, field: &str| {
+        data.get(path).and_then(|part| part.get(field)).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    };
+    let gates = list("spec", "readinessGates").iter().filter_map(|gate| gate.get("conditionType"));
+    let found = |name| list("status", "conditions").iter().find(|c| c.get("type") == Some(name));
+    gates.filter_map(found).map(|c| json!({"type": c.get("type"), "status": c.get("status")})).collect()
 }
 
 /// The first 96 bits of SHA-256 in 16 characters: every node says the version of every object that it holds
@@ -217,6 +233,25 @@ mod tests {
         assert!(body.get("status").is_none());
         let (Facts::Pod(a), Facts::Pod(b)) = (a.facts, b.facts) else { panic!("no facts") };
         assert_ne!(a.status_hash, b.status_hash);
+    }
+
+    #[test]
+    fn of_a_status_only_the_conditions_of_readiness_gates_are_seen() {
+        let resource = Kind::Pod.resource().unwrap();
+        let gated = |gate: &str, lb: &str, ready: &str| {
+            let value = json!({"metadata": {"name": "a", "namespace": "b"},
+                "spec": {"nodeName": "edge-1", "readinessGates": [{"conditionType": gate}]},
+                "status": {"phase": ready, "conditions": [
+                    {"type": "lb", "status": lb, "message": ready}, {"type": "Ready", "status": ready}]}});
+            trim(Kind::Pod, &resource, object(value)).unwrap()
+        };
+        let body: Value = serde_json::from_slice(&gated("lb", "True", "x").body).unwrap();
+        assert_eq!(body["status"], json!({"conditions": [{"type": "lb", "status": "True"}]}));
+        assert_eq!(gated("lb", "True", "x").version, gated("lb", "True", "y").version);
+        assert_ne!(gated("lb", "True", "x").version, gated("lb", "False", "x").version);
+        assert_eq!(gated("other", "True", "x").version, gated("other", "False", "y").version);
+        let body: Value = serde_json::from_slice(&gated("other", "True", "x").body).unwrap();
+        assert!(body.get("status").is_none());
     }
 
     #[test]
