@@ -3,6 +3,7 @@
 
 mod conformance;
 mod hub;
+mod lifecycle;
 mod node;
 
 use std::fs;
