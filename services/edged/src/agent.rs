@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -32,9 +31,6 @@ use crate::volumes::{self, PodDir};
 
 /// Workers that end at the same moment wait here for a moment.
 const FINISHED: usize = 64;
-
-/// An empty control group that is older than this is nobody's start.
-const CGROUP_AGE: Duration = Duration::from_secs(2);
 
 struct Running {
     handle: Handle,
@@ -324,20 +320,17 @@ impl Agent {
 
     /// Directories of pods that neither exist nor run, for example after a loss of the runtime's state.
     fn remove_directories(&self, present: &BTreeSet<String>) {
-        let objects = &self.context.objects;
-        crate::cgroups::remove_unknown(CGROUP_AGE, |uid| {
-            self.workers.contains_key(uid) || objects.pod(uid).is_some() || present.contains(uid)
-        });
         let Ok(entries) = std::fs::read_dir(self.context.root.join("pods")) else { return };
         for uid in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
             let known = self.workers.contains_key(&uid) || self.context.objects.pod(&uid).is_some();
             if known || present.contains(&uid) || !uid_is_safe(&uid) {
                 continue;
             }
-            let dir = PodDir::new(&self.context.root, &uid);
+            let (context, dir) = (Arc::clone(&self.context), PodDir::new(&self.context.root, &uid));
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = volumes::clean_up(&dir) {
-                    tracing::warn!(dir = %dir.path().display(), %error, "directory of a former pod not removed");
+                // The directory last: it is how the rest is found.
+                if let Err(error) = context.cgroups.remove_pod(&uid).and_then(|()| volumes::clean_up(&dir)) {
+                    tracing::warn!(dir = %dir.path().display(), %error, "what a former pod left was not removed");
                 }
             });
         }

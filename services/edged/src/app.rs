@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
+use crate::cgroups::Cgroups;
 use crate::config::{Config, Connect};
 use crate::context::{Context, FAILURES, Learned, PARALLEL_STARTS};
 use crate::error::Error;
@@ -79,6 +80,7 @@ impl Edged {
             watch::channel(Health { answers: false, trouble: "container runtime was not asked yet".into() });
         let outbox = Outbox::default();
         let (failures, failures_rx) = mpsc::channel(FAILURES);
+        let cgroups = Cgroups::new(&config.cgroup_root, config.pod_pids_limit);
         let context = Context {
             node: node.clone(),
             root: config.root_dir.clone(),
@@ -97,7 +99,8 @@ impl Edged {
             failures,
             pulls: Semaphore::new(PARALLEL_PULLS),
             starts: Semaphore::new(PARALLEL_STARTS),
-            memory_capacity: node::memory_capacity(),
+            resources: cgroups.node(node::memory_capacity(), config.memory_qos),
+            cgroups,
             started: tokio::time::Instant::now(),
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
             stats: crate::stats::Collector::default(),

@@ -55,6 +55,16 @@ pub struct Config {
     /// Taints of the Node.
     #[serde(default)]
     pub taints: Vec<Taint>,
+    /// Control group above all pods.
+    #[serde(default = "cgroup_root")]
+    pub cgroup_root: String,
+    /// Processes that one pod may have; -1 is no limit.
+    #[serde(default = "unlimited")]
+    pub pod_pids_limit: i64,
+    /// With version 2 of control groups: guarantee memory that is requested and throttle what is used
+    /// above it.
+    #[serde(default)]
+    pub memory_qos: bool,
     /// Pods that the node offers to run.
     #[serde(default = "max_pods")]
     pub max_pods: u32,
@@ -96,6 +106,9 @@ impl Config {
             cluster_domain: domain(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
+            cgroup_root: cgroup_root(),
+            pod_pids_limit: unlimited(),
+            memory_qos: false,
             max_pods: max_pods(),
         }
     }
@@ -112,6 +125,10 @@ impl Config {
             if taint.key.is_empty() || !effects.contains(&taint.effect.as_str()) {
                 return bad(format!("the taint {:?} needs a key and one of {}", taint.key, effects.join(", ")));
             }
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if self.cgroup_root.is_empty() || self.cgroup_root.starts_with('-') || !self.cgroup_root.chars().all(plain) {
+            return bad("cgroupRoot must be letters, digits, '_' and '-'".into());
         }
         if self.max_pods == 0 {
             return bad("maxPods must be at least 1".into());
@@ -134,6 +151,14 @@ fn edgehub() -> PathBuf {
 
 fn domain() -> String {
     DEFAULT_DOMAIN.into()
+}
+
+fn cgroup_root() -> String {
+    crate::cgroups::DEFAULT_ROOT.into()
+}
+
+fn unlimited() -> i64 {
+    -1
 }
 
 fn max_pods() -> u32 {

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use skerry_proto::cri::v1::DnsConfig;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
+use crate::cgroups::{Cgroups, Driver};
 use crate::events::Events;
 use crate::fields::Facts;
 use crate::metrics::Metrics;
@@ -16,10 +17,11 @@ use crate::objects::Objects;
 use crate::pod::UnixMs;
 use crate::pod::failure::Failure;
 use crate::reports::Outbox;
+use crate::resources::NodeResources;
 use crate::runtime::Cri;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::Health;
-use crate::runtime::sandbox_config::{CgroupDriver, Surroundings};
+use crate::runtime::sandbox_config::Surroundings;
 
 /// Sandboxes and containers that are created at a time; more only make each of them slower.
 pub(crate) const PARALLEL_STARTS: usize = 8;
@@ -45,7 +47,8 @@ pub(crate) struct Context {
     pub(crate) failures: mpsc::Sender<(String, Failure)>,
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
-    pub(crate) memory_capacity: i64,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) resources: NodeResources,
     pub(crate) started: tokio::time::Instant,
     pub(crate) learned: RwLock<Learned>,
     #[allow(dead_code, reason = "the node's API and the eviction read it")]
@@ -56,7 +59,7 @@ pub(crate) struct Context {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Learned {
     pub(crate) facts: Facts,
-    pub(crate) cgroups: CgroupDriver,
+    pub(crate) cgroups: Driver,
     /// Scheme of container ids: `containerd`, `cri-o`.
     pub(crate) runtime: String,
     pub(crate) runtime_version: String,
@@ -87,13 +90,13 @@ impl Context {
         crate::runtime::sandbox_config::build(
             pod,
             attempt,
-            &Surroundings {
+            Surroundings {
                 node: &self.node,
                 log_dir: &self.log_dir,
                 root: &root,
                 cluster_dns: &self.cluster_dns,
                 host_dns,
-                cgroups: self.learned().cgroups,
+                cgroup_parent: self.cgroups.parent(pod, self.learned().cgroups),
             },
         )
     }

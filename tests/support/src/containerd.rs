@@ -53,6 +53,11 @@ impl Containerd {
         self.runtime.as_ref().map(PrivateRuntime::socket).unwrap_or_default()
     }
 
+    /// The control group above all pods of this runtime.
+    pub fn cgroup_root(&self) -> String {
+        self.runtime.as_ref().map(|r| r.options().cgroup_root.clone()).unwrap_or_default()
+    }
+
     /// A directory of this runtime that is removed with it, for the root of an agent.
     pub fn dir(&self) -> &Path {
         &self.slot
@@ -92,6 +97,7 @@ fn options(index: u8) -> RuntimeOptions {
     let mut options = RuntimeOptions::new(dir.join("root"), dir.join("state"));
     options.bridge = format!("skt{index}");
     options.subnet = format!("10.213.{index}.0/24");
+    options.cgroup_root = format!("skt{index}pods");
     options.left_overs = LeftOvers::Remove;
     options
 }

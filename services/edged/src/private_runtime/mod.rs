@@ -73,6 +73,8 @@ pub struct RuntimeOptions {
     pub sandbox_image: String,
     /// Images to build and import when they are missing.
     pub images: Vec<Image>,
+    /// Control group above all pods of this runtime, as the agent is configured with.
+    pub cgroup_root: String,
     /// What to do with pods of an earlier run.
     pub left_overs: LeftOvers,
 }
@@ -90,6 +92,7 @@ impl RuntimeOptions {
             host_ports: false,
             sandbox_image: pause.name.clone(),
             images: vec![pause, Image::busybox("skerry.test/busybox:1")],
+            cgroup_root: crate::cgroups::DEFAULT_ROOT.into(),
             left_overs: LeftOvers::Adopt,
         }
     }

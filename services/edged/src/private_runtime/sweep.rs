@@ -77,6 +77,7 @@ pub(super) fn sweep(options: &RuntimeOptions) -> Result<(), Error> {
     remove_bridge(&options.bridge);
     remove_network_cache(&options.bridge, &ids);
     remove_cgroups(&ids);
+    crate::cgroups::remove_root(&options.cgroup_root);
     remove_dir(&options.state)
 }
 
@@ -268,12 +269,6 @@ fn remove_network_cache(network: &str, sandboxes: &BTreeSet<String>) {
 }
 
 fn remove_cgroups(ids: &BTreeSet<String>) {
-    remove_cgroups_of(ids);
-    // The parents that edged asked for; the kernel keeps them while another runtime uses them.
-    crate::cgroups::remove_roots();
-}
-
-fn remove_cgroups_of(ids: &BTreeSet<String>) {
     if ids.is_empty() {
         return;
     }
@@ -284,9 +279,7 @@ fn remove_cgroups_of(ids: &BTreeSet<String>) {
         let mut parent = path.parent();
         while let Some(dir) = parent {
             let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            let ours = name.starts_with("pod")
-                || name == crate::runtime::sandbox_config::CGROUP_ROOT
-                || matches!(name, "besteffort" | "burstable" | "k8s.io");
+            let ours = name.starts_with("pod") || matches!(name, "besteffort" | "burstable" | "k8s.io");
             // Not empty: another runtime uses it, and the kernel refuses.
             if !ours || fs::remove_dir(dir).is_err() {
                 break;

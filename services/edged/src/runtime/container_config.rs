@@ -20,7 +20,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) environment: &'a std::collections::BTreeMap<String, String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) restart_count: u32,
-    pub(crate) memory_capacity: i64,
+    pub(crate) node_resources: &'a resources::NodeResources,
 }
 
 /// Path of a container's log below its pod's directory.
@@ -60,7 +60,7 @@ pub(crate) fn build(pod: &Pod, container: &Container, parts: Parts<'_>) -> Resul
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources::of_container(pod, container, parts.memory_capacity)),
+            resources: Some(resources::of_container(pod, container, parts.node_resources)),
             security_context: Some(security_context),
         }),
         ..ContainerConfig::default()

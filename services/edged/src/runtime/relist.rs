@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::Cri;
-use super::sandbox_config::CgroupDriver;
+use crate::cgroups::Driver;
 use crate::context::Context;
 use crate::pod::labels;
 
@@ -228,15 +228,15 @@ impl Relist {
 }
 
 /// containerd shows its configuration; of another runtime nothing is known here.
-fn cgroup_driver(info: &HashMap<String, String>) -> CgroupDriver {
+fn cgroup_driver(info: &HashMap<String, String>) -> Driver {
     let config = info.get("config").and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
-    let Some(containerd) = config.as_ref().and_then(|c| c.get("containerd")) else { return CgroupDriver::Unknown };
+    let Some(containerd) = config.as_ref().and_then(|c| c.get("containerd")) else { return Driver::Unknown };
     let name = containerd.get("defaultRuntimeName").and_then(|n| n.as_str()).unwrap_or("runc");
     let options = containerd.pointer(&format!("/runtimes/{name}/options"));
     match options.and_then(|o| o.get("SystemdCgroup")).and_then(serde_json::Value::as_bool) {
-        Some(true) => CgroupDriver::Systemd,
-        Some(false) => CgroupDriver::Cgroupfs,
-        None => CgroupDriver::Unknown,
+        Some(true) => Driver::Systemd,
+        Some(false) => Driver::Cgroupfs,
+        None => Driver::Unknown,
     }
 }
 

@@ -12,20 +12,7 @@ use skerry_proto::cri::v1::{
 use super::{dns, security};
 use crate::pod::labels;
 use crate::pod::spec::PodExt;
-use crate::resources::{self, Qos};
-
-/// The control group above all pods. Not the kubelet's name, so that both can be told apart.
-pub(crate) const CGROUP_ROOT: &str = "skerrypods";
-
-/// Who manages control groups.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum CgroupDriver {
-    /// Not known: the runtime chooses the parent.
-    #[default]
-    Unknown,
-    Cgroupfs,
-    Systemd,
-}
+use crate::resources;
 
 /// What the configuration needs besides the pod.
 pub(crate) struct Surroundings<'a> {
@@ -34,7 +21,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) root: &'a str,
     pub(crate) cluster_dns: &'a dns::ClusterDns,
     pub(crate) host_dns: &'a DnsConfig,
-    pub(crate) cgroups: CgroupDriver,
+    /// Empty: the runtime chooses.
+    pub(crate) cgroup_parent: String,
 }
 
 /// Directory of a pod's logs, `<namespace>_<name>_<uid>`.
@@ -42,32 +30,8 @@ pub(crate) fn log_dir(root: &Path, pod: &Pod) -> std::path::PathBuf {
     root.join(format!("{}_{}_{}", pod.namespace(), pod.name(), pod.uid()))
 }
 
-/// The control group of a pod, below its class.
-pub(crate) fn cgroup_parent(pod: &Pod, driver: CgroupDriver) -> String {
-    let class = match resources::qos(pod) {
-        Qos::Guaranteed => "",
-        Qos::Burstable => "burstable",
-        Qos::BestEffort => "besteffort",
-    };
-    let uid = pod.uid();
-    match driver {
-        CgroupDriver::Unknown => String::new(),
-        CgroupDriver::Cgroupfs if class.is_empty() => format!("/{CGROUP_ROOT}/pod{uid}"),
-        CgroupDriver::Cgroupfs => format!("/{CGROUP_ROOT}/{class}/pod{uid}"),
-        CgroupDriver::Systemd => {
-            // A dash separates the levels of slices.
-            let uid = uid.replace('-', "_");
-            if class.is_empty() {
-                format!("{CGROUP_ROOT}-pod{uid}.slice")
-            } else {
-                format!("{CGROUP_ROOT}-{class}-pod{uid}.slice")
-            }
-        }
-    }
-}
-
 /// See the module documentation.
-pub(crate) fn build(pod: &Pod, attempt: u32, around: &Surroundings<'_>) -> PodSandboxConfig {
+pub(crate) fn build(pod: &Pod, attempt: u32, around: Surroundings<'_>) -> PodSandboxConfig {
     let host_network = pod.host_network();
     let context = pod.spec().security_context.as_ref();
     PodSandboxConfig {
@@ -89,14 +53,14 @@ pub(crate) fn build(pod: &Pod, attempt: u32, around: &Surroundings<'_>) -> PodSa
         labels: labels::of_sandbox(pod, around.node),
         annotations: pod.metadata.annotations.iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: cgroup_parent(pod, around.cgroups),
+            cgroup_parent: around.cgroup_parent,
             security_context: Some(security::of_sandbox(pod, around.root)),
             sysctls: context
                 .iter()
                 .flat_map(|c| c.sysctls.iter().flatten())
                 .map(|s| (s.name.clone(), s.value.clone()))
                 .collect(),
-            overhead: None,
+            overhead: resources::of_overhead(pod),
             resources: Some(resources::of_pod(pod)),
         }),
     }
@@ -121,28 +85,4 @@ fn ports(pod: &Pod) -> Vec<PortMapping> {
             host_ip: p.host_ip.clone().unwrap_or_default(),
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn pods_lie_below_their_class() {
-        let pod = |resources: serde_json::Value| -> Pod {
-            serde_json::from_value(json!({
-                "metadata": {"name": "p", "namespace": "ns", "uid": "a-b"},
-                "spec": {"containers": [{"name": "c", "resources": resources}]}
-            }))
-            .unwrap()
-        };
-        let guaranteed = pod(json!({"limits": {"cpu": "1", "memory": "1Mi"}}));
-        assert_eq!(cgroup_parent(&guaranteed, CgroupDriver::Cgroupfs), "/skerrypods/poda-b");
-        let none = pod(json!({}));
-        assert_eq!(cgroup_parent(&none, CgroupDriver::Cgroupfs), "/skerrypods/besteffort/poda-b");
-        assert_eq!(cgroup_parent(&none, CgroupDriver::Systemd), "skerrypods-besteffort-poda_b.slice");
-        assert_eq!(cgroup_parent(&none, CgroupDriver::Unknown), "");
-    }
 }

@@ -5,6 +5,7 @@ mod conformance;
 mod hub;
 mod lifecycle;
 mod node;
+mod resources;
 
 use std::fs;
 use std::path::Path;

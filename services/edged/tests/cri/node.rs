@@ -50,6 +50,7 @@ impl Node {
         let mut config = Config::new(NodeName::parse(&self.name).unwrap());
         config.root_dir = self.root();
         config.pod_log_dir = self.logs();
+        config.cgroup_root = self.containerd.cgroup_root();
         config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
         let registry = skerry_telemetry::Registry::new();
         let edged = Edged::build(config, Connect::Pipe(self.connector.clone()), &registry).await.unwrap();

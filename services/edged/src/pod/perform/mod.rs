@@ -5,6 +5,7 @@
 //! should look again. Invariants: every step can be repeated, because after a crash it will be.
 
 mod hooks;
+mod place;
 mod start;
 mod stop;
 
@@ -99,11 +100,14 @@ fn facts(context: &Context, seen: &Observed) -> Facts {
 }
 
 async fn prepare_volumes(context: &Arc<Context>, pod: &Arc<Pod>, seen: &Observed, memory: &mut Memory) -> Done {
+    if place::make(context, pod).await.is_err() {
+        memory.volumes_retry.failed(now_ms(), RETRY);
+        return Done::Failed;
+    }
     let facts = facts(context, seen);
     let (shared, spec) = (Arc::clone(context), Arc::clone(pod));
     let result = tokio::task::spawn_blocking(move || {
         let dir = PodDir::new(&shared.root, spec.uid());
-        std::fs::create_dir_all(dir.path()).map_err(|e| Problem::Config(format!("{}: {e}", dir.path().display())))?;
         volumes::prepare(&spec, &dir, &shared.objects, &facts)
     })
     .await
@@ -177,7 +181,7 @@ fn remove_log(context: &Context, pod: &Pod, seen: &Observed, id: &str) {
 async fn clean_up(context: &Arc<Context>, pod: &Arc<Pod>, memory: &mut Memory) -> Done {
     let (shared, spec) = (Arc::clone(context), Arc::clone(pod));
     let result = tokio::task::spawn_blocking(move || {
-        crate::cgroups::remove_pod(&spec);
+        shared.cgroups.remove_pod(spec.uid())?;
         let logs = sandbox_config::log_dir(&shared.log_dir, &spec);
         match std::fs::remove_dir_all(&logs) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

@@ -171,7 +171,7 @@ async fn configure(
         environment: &environment.values,
         mounts,
         restart_count,
-        memory_capacity: context.memory_capacity,
+        node_resources: &context.resources,
     };
     container_config::build(pod, container, parts).map_err(Problem::Config)
 }

@@ -1,0 +1,164 @@
+//! Where control groups are, and what they are called.
+//!
+//! Names and the reading of the mount table are pure; [`Layout::detect`] and the two functions at the
+//! end look at the machine. Version 2 is in force where it is mounted at the top, as runtimes see it;
+//! a version 2 hierarchy elsewhere limits nothing but is cleaned.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::resources::{self, Qos};
+
+const TOP: &str = "/sys/fs/cgroup";
+/// Controllers that pods are limited by (version 2).
+const CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "hugetlb", "cpuset", "io"];
+
+/// Who manages control groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Not known: the runtime chooses the parent.
+    #[default]
+    Unknown,
+    Cgroupfs,
+    Systemd,
+}
+
+/// The hierarchies of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    unified: bool,
+    /// Mount points with the controllers of each; none with version 2.
+    mounts: Vec<(PathBuf, Vec<String>)>,
+}
+
+impl Layout {
+    pub(crate) fn detect() -> Self {
+        Self::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+    }
+
+    /// Reads a mount table in the format of mountinfo.
+    fn parse(table: &str) -> Self {
+        let mut layout = Self { unified: false, mounts: Vec::new() };
+        for line in table.lines() {
+            let Some((before, after)) = line.split_once(" - ") else { continue };
+            let (Some(point), mut after) = (before.split(' ').nth(4), after.split(' ')) else { continue };
+            let (kind, options) = (after.next().unwrap_or_default(), after.nth(1).unwrap_or_default());
+            match kind {
+                "cgroup" => {
+                    layout.mounts.push((point.into(), options.split(',').map(str::to_owned).collect()));
+                }
+                "cgroup2" => {
+                    layout.unified |= point == TOP;
+                    layout.mounts.push((point.into(), Vec::new()));
+                }
+                _ => {}
+            }
+        }
+        layout
+    }
+
+    pub(crate) fn is_unified(&self) -> bool {
+        self.unified
+    }
+
+    /// Every hierarchy.
+    pub(crate) fn mounts(&self) -> impl Iterator<Item = &Path> {
+        self.mounts.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// The hierarchy of a controller, if it has one.
+    pub(crate) fn mount_of(&self, controller: &str) -> Option<&Path> {
+        if self.unified {
+            return self.mounts().find(|p| *p == Path::new(TOP));
+        }
+        self.mounts.iter().find(|(_, all)| all.iter().any(|c| c == controller)).map(|(path, _)| path.as_path())
+    }
+
+    /// Whether swap can be forbidden per group: the file is there in our own.
+    pub(crate) fn limits_swap(&self) -> bool {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own.lines().find_map(|l| l.strip_prefix("0::/")).unwrap_or_default();
+        let top = Path::new(TOP);
+        // The top group has no such file.
+        self.unified && [own, "init.scope"].iter().any(|group| top.join(group).join("memory.swap.max").exists())
+    }
+}
+
+/// The control group of a pod below its class, in the runtime's terms.
+pub(crate) fn parent_of_pod(root: &str, class: Qos, uid: &str, driver: Driver) -> String {
+    let class = match class {
+        Qos::Guaranteed => "",
+        Qos::Burstable => "burstable",
+        Qos::BestEffort => "besteffort",
+    };
+    match driver {
+        Driver::Unknown => String::new(),
+        Driver::Cgroupfs if class.is_empty() => format!("/{root}/pod{uid}"),
+        Driver::Cgroupfs => format!("/{root}/{class}/pod{uid}"),
+        Driver::Systemd => {
+            // A dash separates the levels of slices.
+            let (root, uid) = (root.replace('-', "_"), uid.replace('-', "_"));
+            if class.is_empty() { format!("{root}-pod{uid}.slice") } else { format!("{root}-{class}-pod{uid}.slice") }
+        }
+    }
+}
+
+/// Sizes of huge pages that the kernel offers, as control groups name them.
+pub(crate) fn huge_pages() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
+    let mut sizes: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| {
+            let kilobytes = e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.to_owned();
+            resources::huge_page_size(&format!("hugepages-{kilobytes}Ki"))
+        })
+        .collect();
+    sizes.sort();
+    sizes
+}
+
+/// Lets the children of a group have limits (version 2). What the kernel lacks is skipped; what it
+/// refuses shows when the limit is written.
+pub(crate) fn delegate(dir: &Path) {
+    let enabled = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    for controller in CONTROLLERS.iter().filter(|c| !enabled.split_whitespace().any(|e| e == **c)) {
+        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "\
+24 1 0:20 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+25 24 0:21 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+26 24 0:22 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+27 24 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+28 24 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn hierarchies_are_found_by_controller() {
+        let v1 = Layout::parse(V1);
+        assert!(!v1.is_unified());
+        assert_eq!(v1.mount_of("cpu"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
+        assert_eq!(v1.mount_of("memory"), Some(Path::new("/sys/fs/cgroup/memory")));
+        assert_eq!(v1.mount_of("hugetlb"), None);
+        assert_eq!(v1.mounts().count(), 4);
+        let v2 = Layout::parse("30 1 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
+        assert!(v2.is_unified());
+        assert_eq!(v2.mount_of("cpu"), Some(Path::new(TOP)));
+        assert_eq!(Layout::parse("garbage\n- - -\n").mounts().count(), 0);
+    }
+
+    #[test]
+    fn pods_lie_below_their_class() {
+        let name = |class, driver| parent_of_pod("pods", class, "a-b", driver);
+        assert_eq!(name(Qos::Guaranteed, Driver::Cgroupfs), "/pods/poda-b");
+        assert_eq!(name(Qos::BestEffort, Driver::Cgroupfs), "/pods/besteffort/poda-b");
+        assert_eq!(name(Qos::BestEffort, Driver::Systemd), "pods-besteffort-poda_b.slice");
+        assert_eq!(name(Qos::Guaranteed, Driver::Systemd), "pods-poda_b.slice");
+        assert_eq!(name(Qos::Burstable, Driver::Unknown), "");
+    }
+}

@@ -1,0 +1,193 @@
+//! The control groups of pods and of their classes: made before a sandbox, removed after it.
+//!
+//! The runtime makes the groups of containers below ours and removes only those. `layout` says where
+//! groups are, `limits` what is written into them, both without IO but for reading the mount table;
+//! [`Cgroups`] does it. Called by workers on blocking threads, and by the private runtime's sweep.
+//!
+//! Invariants: nothing outside the configured root is touched; a pod's group exists only while its
+//! directory below the agent's root does, so a crash leaves nothing that the next start does not
+//! find; processes are killed only in a group of a pod whose containers the runtime has removed.
+//! Limits: a group that is busy is an error, and the worker tries again.
+
+mod layout;
+mod limits;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Pod;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::pod::spec::PodExt;
+use crate::resources::{self, MIN_SHARES, NodeResources, Qos};
+pub(crate) use layout::{Driver, Layout, parent_of_pod};
+use limits::PodLimits;
+
+/// The group above all pods when nothing else is configured. Not the kubelet's name, so that both can
+/// be told apart.
+pub(crate) const DEFAULT_ROOT: &str = "skerrypods";
+/// Classes that have a group of their own; guaranteed pods lie directly below the root.
+const CLASSES: [Qos; 2] = [Qos::Burstable, Qos::BestEffort];
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    root: String,
+    layout: Layout,
+    /// Processes of one pod; negative: no limit.
+    pids: i64,
+    /// CPU requests of burstable pods in thousandths, by uid: what their class gets.
+    burstable: Mutex<BTreeMap<String, i128>>,
+}
+
+impl Cgroups {
+    /// Looks at this machine's hierarchies.
+    pub(crate) fn new(root: &str, pids: i64) -> Self {
+        Self { root: root.to_owned(), layout: Layout::detect(), pids, burstable: Mutex::default() }
+    }
+
+    /// The parent for the groups of a pod's containers, in the runtime's terms.
+    pub(crate) fn parent(&self, pod: &Pod, driver: Driver) -> String {
+        parent_of_pod(&self.root, resources::qos(pod), pod.uid(), driver)
+    }
+
+    /// What of this machine decides about limits of containers.
+    pub(crate) fn node(&self, memory_capacity: i64, memory_qos: bool) -> NodeResources {
+        NodeResources {
+            memory_capacity,
+            huge_pages: layout::huge_pages(),
+            unified: self.layout.is_unified(),
+            swap_limits: self.layout.limits_swap(),
+            memory_qos,
+        }
+    }
+
+    /// Makes a pod's group, writes its limits, and gives its class what all its pods ask for. Repeated
+    /// for a pod that runs: then limits are only written again.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing that was made is undone.
+    pub(crate) fn ensure_pod(&self, pod: &Pod, driver: Driver, node: &NodeResources) -> io::Result<()> {
+        // Slices are systemd's: what is written behind its back it takes back.
+        if driver != Driver::Cgroupfs {
+            return Ok(());
+        }
+        let class = resources::qos(pod);
+        match class {
+            Qos::BestEffort => self.write(&[&class_dir(class)], &PodLimits::shares(MIN_SHARES))?,
+            Qos::Burstable => {
+                let request = resources::total(pod, false, "cpu").unwrap_or(0);
+                self.change_burstable(|all| all.insert(pod.uid().to_owned(), request) != Some(request))?;
+            }
+            Qos::Guaranteed => {}
+        }
+        let limits = PodLimits::of(pod, self.pids, node);
+        self.write(&[&class_dir(class), &format!("pod{}", pod.uid())], &limits)
+    }
+
+    /// Removes a pod's groups of every class. Whatever still runs in them is killed: it escaped the
+    /// runtime. Succeeds when there is none.
+    ///
+    /// # Errors
+    /// When a group is busy; a second attempt finds its processes gone.
+    pub(crate) fn remove_pod(&self, uid: &str) -> io::Result<()> {
+        let name = format!("pod{uid}");
+        let mut result = Ok(());
+        for dir in self.layout.mounts() {
+            let root = dir.join(&self.root);
+            for class in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
+                result = result.and(remove_tree(&root.join(class_dir(class)).join(&name), true));
+            }
+        }
+        result.and(self.change_burstable(|all| all.remove(uid).is_some()))
+    }
+
+    /// Changes what burstable pods ask for; true from `change` writes the new sum.
+    fn change_burstable(&self, change: impl FnOnce(&mut BTreeMap<String, i128>) -> bool) -> io::Result<()> {
+        // Held over the write, so that the newest sum is written last.
+        let mut all = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !change(&mut all) {
+            return Ok(());
+        }
+        let shares = resources::shares(all.values().sum());
+        self.write(&[&class_dir(Qos::Burstable)], &PodLimits::shares(shares))
+    }
+
+    fn write(&self, below: &[&str], limits: &PodLimits) -> io::Result<()> {
+        for file in limits.files(self.layout.is_unified()) {
+            let Some(mount) = self.layout.mount_of(file.controller) else { continue };
+            let mut dir = mount.join(&self.root);
+            for level in std::iter::once("").chain(below.iter().copied()) {
+                dir.push(level);
+                make(&dir, self.layout.is_unified())?;
+            }
+            let path = dir.join(&file.name);
+            match fs::write(&path, &file.value) {
+                // A kernel without this file has no such limit.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && file.is_optional() => {}
+                Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn class_dir(class: Qos) -> String {
+    if class == Qos::Guaranteed { String::new() } else { class.name().to_lowercase() }
+}
+
+fn make(dir: &Path, unified: bool) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display())));
+        }
+        _ => {}
+    }
+    if unified && let Some(parent) = dir.parent() {
+        layout::delegate(parent);
+    }
+    Ok(())
+}
+
+/// Removes the groups above all pods, where nothing runs in them.
+pub(crate) fn remove_root(root: &str) {
+    for mount in Layout::detect().mounts() {
+        let dir = mount.join(root);
+        for class in CLASSES {
+            let _ = remove_tree(&dir.join(class_dir(class)), false);
+        }
+        let _ = remove_tree(&dir, false);
+    }
+}
+
+/// Removes a group and all below it, the innermost first.
+fn remove_tree(dir: &Path, kill_processes: bool) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let below: Vec<PathBuf> =
+        entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+    for inner in below {
+        remove_tree(&inner, kill_processes)?;
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => {
+            if kill_processes {
+                let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+                // 0 stands for a process of another process namespace, and would mean our own group.
+                for pid in procs.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 1) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+            Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
+        }
+        Ok(()) => Ok(()),
+    }
+}
