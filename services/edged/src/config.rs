@@ -17,6 +17,8 @@ pub const DEFAULT_EDGEHUB: &str = "/run/skerry/edgehub.sock";
 const DEFAULT_ROOT: &str = "/var/lib/skerry/edged";
 /// Where the kubelet keeps logs and log collectors look for them.
 const DEFAULT_LOGS: &str = "/var/log/pods";
+/// The control group above all pods. Not the kubelet's name, so that both can be told apart.
+pub const DEFAULT_CGROUP_ROOT: &str = "skerrypods";
 /// The kubelet's.
 const DEFAULT_MAX_PODS: u32 = 110;
 /// What nearly every cluster uses.
@@ -154,7 +156,7 @@ fn domain() -> String {
 }
 
 fn cgroup_root() -> String {
-    crate::cgroups::DEFAULT_ROOT.into()
+    DEFAULT_CGROUP_ROOT.into()
 }
 
 fn unlimited() -> i64 {

@@ -37,5 +37,5 @@ mod stats;
 mod volumes;
 
 pub use app::Edged;
-pub use config::{Config, Connect, DEFAULT_EDGEHUB, Taint};
+pub use config::{Config, Connect, DEFAULT_CGROUP_ROOT, DEFAULT_EDGEHUB, Taint};
 pub use error::Error;

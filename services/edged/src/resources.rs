@@ -148,7 +148,7 @@ pub(crate) fn qos(pod: &Pod) -> Qos {
     let limited = |name: &&str| of_pod_itself(pod, true, name);
     if NAMES.iter().any(|n| of_pod_itself(pod, false, n).is_some()) {
         let equal = |n: &&str| limited(n).is_some() && of_pod_itself(pod, false, n) == limited(n);
-        return classify(true, NAMES.iter().all(|n| equal(n)));
+        return classify(true, NAMES.iter().all(equal));
     }
     let all = || pod.containers().iter().chain(pod.init_containers());
     let any = all().any(|c| NAMES.iter().any(|r| request(c, r).is_some()));

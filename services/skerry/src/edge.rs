@@ -85,6 +85,9 @@ pub(crate) struct EdgeConfig {
     /// Where the logs of pods go.
     #[serde(default = "pod_log_dir")]
     pub(crate) pod_log_dir: PathBuf,
+    /// Control group above all pods.
+    #[serde(default = "cgroup_root")]
+    pub(crate) cgroup_root: String,
     /// Address of edgehub's admin server; edged takes the next port.
     pub(crate) admin_listen: SocketAddr,
     /// Labels of the Node.
@@ -97,6 +100,10 @@ pub(crate) struct EdgeConfig {
 
 fn pod_log_dir() -> PathBuf {
     places::POD_LOG_DIR.into()
+}
+
+fn cgroup_root() -> String {
+    skerry_edged::DEFAULT_CGROUP_ROOT.into()
 }
 
 impl EdgeConfig {
@@ -132,6 +139,7 @@ impl EdgeConfig {
             "nodeName": self.node_name,
             "rootDir": self.data_dir.join(places::EDGED_ROOT),
             "podLogDir": self.pod_log_dir,
+            "cgroupRoot": self.cgroup_root,
             "edgehub": self.data_dir.join(places::EDGE_SOCKET),
             "labels": self.labels,
             "taints": self.taints,
@@ -196,6 +204,7 @@ async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
     let options = skerry_edged::Config {
         root_dir: config.data_dir.join(places::EDGED_ROOT),
         pod_log_dir: config.pod_log_dir.clone(),
+        cgroup_root: config.cgroup_root.clone(),
         runtime_endpoint: config.runtime_endpoint.clone(),
         edgehub: socket.clone(),
         labels: config.labels.clone(),
@@ -239,6 +248,7 @@ mod tests {
             data_dir: dir.path().to_owned(),
             runtime_endpoint: None,
             pod_log_dir: pod_log_dir(),
+            cgroup_root: cgroup_root(),
             admin_listen: places::loopback(places::EDGEHUB_ADMIN_PORT),
             labels: BTreeMap::from([("zone".into(), "yes".into())]),
             taints: vec![Taint::parse("a=b:NoExecute").unwrap(), Taint::parse("c:NoSchedule").unwrap()],

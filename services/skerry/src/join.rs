@@ -52,6 +52,9 @@ pub(crate) struct JoinArgs {
     /// Where the logs of pods go.
     #[arg(long, default_value = places::POD_LOG_DIR)]
     pub(crate) pod_log_dir: PathBuf,
+    /// Control group above all pods.
+    #[arg(long, default_value = skerry_edged::DEFAULT_CGROUP_ROOT)]
+    pub(crate) cgroup_root: String,
     /// Address of edgehub's admin server; edged takes the next port.
     #[arg(long, default_value_t = places::loopback(places::EDGEHUB_ADMIN_PORT))]
     pub(crate) admin_listen: std::net::SocketAddr,
@@ -157,6 +160,7 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         data_dir: places::absolute(&args.data_dir)?,
         runtime_endpoint: args.runtime_endpoint.clone(),
         pod_log_dir: places::absolute(&args.pod_log_dir)?,
+        cgroup_root: args.cgroup_root.clone(),
         admin_listen: args.admin_listen,
         labels,
         taints,

@@ -21,8 +21,13 @@ pub(crate) const READY: &str = "run/runtime.ready";
 /// How often the daemon is looked at.
 const WATCH: Duration = Duration::from_millis(500);
 /// Programs and files without which there is no private runtime, with their Debian packages.
-const NEEDED: [(&str, &str); 4] =
-    [("containerd", "containerd"), ("runc", "runc"), ("busybox", "busybox-static"), ("ip", "iproute2")];
+const NEEDED: [(&str, &str); 5] = [
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+    ("catatonit", "catatonit"),
+    ("ip", "iproute2"),
+];
 
 /// Options of `skerry runtime`.
 #[derive(Debug, Args)]
@@ -42,6 +47,7 @@ pub(crate) fn options(dir: &Path) -> RuntimeOptions {
     options.bridge = format!("skerry-{:06x}", id & 0xff_ffff);
     // Two systems on one machine get different bridges and, very likely, different subnets.
     options.subnet = format!("10.{}.{}.0/24", 88 + (id >> 8) % 16, id % 256);
+    options.cgroup_root = format!("skerrypods_{:06x}", id & 0xff_ffff);
     options.left_overs = LeftOvers::Adopt;
     options
 }

@@ -30,14 +30,14 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts a containerd with the images `skerry.test/pause:1` and `skerry.test/busybox:1`.
+    /// Starts a containerd with the images `skerry.test/pause:2` and `skerry.test/busybox:1`.
     ///
     /// # Errors
     /// When the packages are missing, this is not root, or containerd does not start.
     pub async fn start() -> anyhow::Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!(
-                "this test needs root and the packages containerd, runc, containernetworking-plugins, busybox-static"
+                "this test needs root and the packages containerd, runc, containernetworking-plugins, busybox-static, catatonit"
             );
         }
         let (index, lock) = free_slot().await?;

@@ -84,6 +84,15 @@ impl Layout {
     }
 }
 
+/// The group above all pods, in the runtime's terms.
+pub(crate) fn top(root: &str, driver: Driver) -> String {
+    match driver {
+        Driver::Unknown => String::new(),
+        Driver::Cgroupfs => format!("/{root}"),
+        Driver::Systemd => format!("{}.slice", root.replace('-', "_")),
+    }
+}
+
 /// The control group of a pod below its class, in the runtime's terms.
 pub(crate) fn parent_of_pod(root: &str, class: Qos, uid: &str, driver: Driver) -> String {
     let class = match class {
@@ -160,5 +169,7 @@ mod tests {
         assert_eq!(name(Qos::BestEffort, Driver::Systemd), "pods-besteffort-poda_b.slice");
         assert_eq!(name(Qos::Guaranteed, Driver::Systemd), "pods-poda_b.slice");
         assert_eq!(name(Qos::Burstable, Driver::Unknown), "");
+        let tops = [Driver::Unknown, Driver::Cgroupfs, Driver::Systemd].map(|d| top("a-pods", d));
+        assert_eq!(tops, ["", "/a-pods", "a_pods.slice"]);
     }
 }

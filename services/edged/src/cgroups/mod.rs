@@ -27,9 +27,6 @@ use crate::resources::{self, MIN_SHARES, NodeResources, Qos};
 pub(crate) use layout::{Driver, Layout, parent_of_pod};
 use limits::PodLimits;
 
-/// The group above all pods when nothing else is configured. Not the kubelet's name, so that both can
-/// be told apart.
-pub(crate) const DEFAULT_ROOT: &str = "skerrypods";
 /// Classes that have a group of their own; guaranteed pods lie directly below the root.
 const CLASSES: [Qos; 2] = [Qos::Burstable, Qos::BestEffort];
 
@@ -48,6 +45,11 @@ impl Cgroups {
     /// Looks at this machine's hierarchies.
     pub(crate) fn new(root: &str, pids: i64) -> Self {
         Self { root: root.to_owned(), layout: Layout::detect(), pids, burstable: Mutex::default() }
+    }
+
+    /// The group above all pods, in the runtime's terms; empty when the runtime chooses parents.
+    pub(crate) fn top(&self, driver: Driver) -> String {
+        layout::top(&self.root, driver)
     }
 
     /// The parent for the groups of a pod's containers, in the runtime's terms.

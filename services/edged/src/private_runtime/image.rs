@@ -58,6 +58,9 @@ pub struct Image {
 }
 
 const PATH_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// A static program that waits and reaps, from the package catatonit: with a shared process namespace
+/// the sandbox's first process is the parent of every orphan of the pod.
+const PAUSE: &str = "/usr/bin/catatonit";
 /// Where Debian's busybox-static puts its program.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -78,11 +81,16 @@ impl Image {
         image
     }
 
-    /// The image of the sandbox container: a process that only waits.
+    /// The image of the sandbox container: a process that waits and reaps.
     pub fn pause(name: &str) -> Self {
-        let mut image = Self::base(name);
-        image.entrypoint = vec!["/bin/busybox".into(), "sleep".into(), "2147483647".into()];
-        image
+        Self {
+            name: name.into(),
+            files: vec![ImageFile { path: "pause".into(), mode: 0o755, content: FileContent::CopyOf(PAUSE.into()) }],
+            entrypoint: vec!["/pause".into(), "-P".into()],
+            cmd: Vec::new(),
+            env: vec![PATH_ENV.into()],
+            user: String::new(),
+        }
     }
 
     fn base(name: &str) -> Self {

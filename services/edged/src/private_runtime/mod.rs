@@ -67,7 +67,7 @@ pub struct RuntimeOptions {
     pub subnet: String,
     /// Let pods reach other networks through this machine (iptables rules of the bridge plugin).
     pub masquerade: bool,
-    /// Publish host ports (iptables rules of the portmap plugin).
+    /// Publish host ports (rules of the portmap plugin); on where the plugin and iptables are installed.
     pub host_ports: bool,
     /// Image of the sandbox container; it must be among `images` or pullable.
     pub sandbox_image: String,
@@ -80,19 +80,20 @@ pub struct RuntimeOptions {
 }
 
 impl RuntimeOptions {
-    /// Options with the pause and the busybox image, a bridge `skerry0` and no packet filter rules.
+    /// Options with the pause and the busybox image, a bridge `skerry0`, host ports where they are
+    /// possible, and no masquerading.
     pub fn new(root: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
-        let pause = Image::pause("skerry.test/pause:1");
+        let pause = Image::pause("skerry.test/pause:2");
         Self {
             root: root.into(),
             state: state.into(),
             bridge: "skerry0".into(),
             subnet: "10.88.0.0/24".into(),
             masquerade: false,
-            host_ports: false,
+            host_ports: render::can_publish_ports(),
             sandbox_image: pause.name.clone(),
             images: vec![pause, Image::busybox("skerry.test/busybox:1")],
-            cgroup_root: crate::cgroups::DEFAULT_ROOT.into(),
+            cgroup_root: crate::config::DEFAULT_CGROUP_ROOT.into(),
             left_overs: LeftOvers::Adopt,
         }
     }
@@ -161,6 +162,7 @@ impl PrivateRuntime {
         made(&options.state)?;
         let snapshotter = render::pick_snapshotter(&options.root);
         render::write_files(&options, snapshotter)?;
+        sweep::note_forwarding(&options)?;
         let mut runtime = Self { options, daemon: None, snapshotter, keep: false };
         runtime.start_daemon()?;
         let missing: Vec<Image> = runtime.missing_images()?;

@@ -79,6 +79,13 @@ fn cni_bin_dir() -> &'static str {
     CNI_DIRS.into_iter().find(|d| Path::new(d).join("bridge").is_file()).unwrap_or("/opt/cni/bin")
 }
 
+/// The portmap plugin writes its rules with iptables.
+pub(super) fn can_publish_ports() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Path::new(cni_bin_dir()).join("portmap").is_file()
+        && std::env::split_paths(&path).any(|dir| dir.join("iptables").is_file())
+}
+
 fn network(options: &RuntimeOptions) -> Result<String, Error> {
     let (address, bits) = parse_subnet(&options.subnet)?;
     let mut plugins = vec![json!({

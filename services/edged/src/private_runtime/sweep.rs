@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,6 +26,12 @@ use crate::mounts::unmount_below;
 const POLL: Duration = Duration::from_millis(20);
 /// A control group or a directory can be busy for a moment after its last process died.
 const ATTEMPTS: usize = 100;
+/// The chain of the portmap plugin that all published ports are in.
+const PORT_CHAIN: &str = "CNI-HOSTPORT-DNAT";
+/// Whether the kernel forwards packets.
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// In the state directory: it did not before this runtime was started.
+const FORWARDING_NOTE: &str = "forwarding.off";
 /// How deep pods lie in a hierarchy: hierarchy, parent, class, pod, container.
 const CGROUP_DEPTH: usize = 6;
 
@@ -74,8 +80,10 @@ pub(super) fn sweep(options: &RuntimeOptions) -> Result<(), Error> {
     }
     unmount_below(&[&options.root, &options.state]);
     remove_rules(&options.bridge);
+    remove_port_chains();
     remove_bridge(&options.bridge);
     remove_network_cache(&options.bridge, &ids);
+    restore_forwarding(options);
     remove_cgroups(&ids);
     crate::cgroups::remove_root(&options.cgroup_root);
     remove_dir(&options.state)
@@ -219,6 +227,59 @@ fn remove_rules(network: &str) {
             run(program, &["-w", "-t", "nat", "-F", chain]);
             run(program, &["-w", "-t", "nat", "-X", chain]);
         }
+    }
+}
+
+/// The chains that the portmap plugin makes once for all networks, where no network has a port any more.
+/// One transaction: it fails as a whole when somebody has just published one.
+fn remove_port_chains() {
+    for program in ["iptables", "ip6tables"] {
+        let Some(rules) = run(program, &["-w", "-t", "nat", "-S"]) else { continue };
+        let mut script = String::from("*nat\n");
+        let used = |chain: &str| rules.lines().any(|l| l.starts_with(&format!("-A {chain} ")));
+        if !rules.lines().any(|l| l == format!("-N {PORT_CHAIN}")) || used(PORT_CHAIN) {
+            continue;
+        }
+        let ours = |l: &&str| l.contains("-j CNI-HOSTPORT-") || l.starts_with("-A CNI-HOSTPORT-");
+        for line in rules.lines().filter(ours) {
+            script.push_str(&line.replacen("-A ", "-D ", 1));
+            script.push('\n');
+        }
+        for chain in rules.lines().filter_map(|l| l.strip_prefix("-N ")).filter(|c| c.starts_with("CNI-HOSTPORT-")) {
+            script.push_str(&format!("-X {chain}\n"));
+        }
+        script.push_str("COMMIT\n");
+        let restore = Command::new(format!("{program}-restore"))
+            .args(["-w", "--noflush"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        if let Ok(mut child) = restore {
+            if let Some(mut stdin) = child.stdin.take() {
+                // A refused script shows in the exit status; then somebody uses the chains.
+                let _ = stdin.write_all(script.as_bytes());
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Remembers that this machine does not forward packets: the bridge plugin is about to change that.
+pub(super) fn note_forwarding(options: &RuntimeOptions) -> Result<(), Error> {
+    let note = options.state.join(FORWARDING_NOTE);
+    if fs::read_to_string(FORWARDING).is_ok_and(|v| v.trim() == "0") {
+        fs::write(&note, "").map_err(|e| Error::io(&note, e))?;
+    }
+    Ok(())
+}
+
+/// Stops forwarding packets if it was our network that began it, and nobody else has a bridge by now.
+fn restore_forwarding(options: &RuntimeOptions) {
+    let is_bridge = |e: fs::DirEntry| e.path().join("bridge").exists();
+    let others = fs::read_dir("/sys/class/net").is_ok_and(|mut all| all.any(|e| e.is_ok_and(is_bridge)));
+    if options.state.join(FORWARDING_NOTE).exists() && !others {
+        let _ = fs::write(FORWARDING, "0");
     }
 }
 

@@ -27,10 +27,10 @@ use skerry_proto::cri::v1::{Container, ContainerStats as CriStats, PodSandbox, P
 use tokio::sync::Mutex;
 use tonic::Status;
 
+use crate::cgroups::Driver;
 use crate::context::Context;
 use crate::pod::labels;
 use crate::pod::spec::PodExt;
-use crate::runtime::sandbox_config::{self, CGROUP_ROOT, CgroupDriver};
 use crate::volumes::PodDir;
 use cgroup::Group;
 use model::{
@@ -138,12 +138,12 @@ impl Collector {
     /// What decides about pressure; reads a few small files.
     pub(crate) async fn signals(&self, context: &Arc<Context>) -> Signals {
         let image_root = self.image_root(context).await;
-        let (root, driver) = (context.root.clone(), context.learned().cgroups);
+        let (root, top) = (context.root.clone(), context.cgroups.top(context.learned().cgroups));
         let read = move || {
             let now = Time::from(jiff::Timestamp::now());
             Signals {
                 memory: host::memory(&now),
-                pods_memory: group_of_pods(driver)
+                pods_memory: Group::new(&top)
                     .and_then(|g| g.usage())
                     .filter(|u| u.limit.is_some())
                     .map(|u| pods::group_memory(&u, &now)),
@@ -206,21 +206,12 @@ async fn list(context: &Context) -> Result<Listed, Status> {
     Ok(Listed { sandboxes, containers, stats, image_used })
 }
 
-/// The control group above all pods.
-fn group_of_pods(driver: CgroupDriver) -> Option<Group> {
-    match driver {
-        CgroupDriver::Unknown => None,
-        CgroupDriver::Cgroupfs => Group::new(CGROUP_ROOT),
-        CgroupDriver::Systemd => Group::new(&format!("{CGROUP_ROOT}.slice")),
-    }
-}
-
 /// One collection, on a blocking thread.
 struct Work {
     context: Arc<Context>,
     detail: Detail,
     only: Option<BTreeSet<String>>,
-    driver: CgroupDriver,
+    driver: Driver,
     image_root: Option<PathBuf>,
     now: Time,
     at: Instant,
@@ -265,7 +256,7 @@ impl Work {
         let runtime =
             image_fs.is_some().then(|| RuntimeStats { image_fs: Some(image.clone()), container_fs: Some(image) });
         let mut system_containers = Vec::new();
-        let groups = [(SYSTEM_PODS, group_of_pods(self.driver)), (SYSTEM_KUBELET, own_group())];
+        let groups = [(SYSTEM_PODS, Group::new(&self.context.cgroups.top(self.driver))), (SYSTEM_KUBELET, own_group())];
         for (name, usage) in groups.into_iter().filter_map(|(n, g)| Some((n, g?.usage()?))) {
             let rate = self.rate(format!("/system/{name}"), usage.cpu_ns);
             system_containers.push(ContainerStats {
@@ -304,7 +295,7 @@ impl Work {
     ) -> Found {
         let uid = reference.uid.clone();
         let pod = self.context.objects.pod(&uid);
-        let group = pod.as_ref().and_then(|p| Group::new(&sandbox_config::cgroup_parent(p, self.driver)));
+        let group = pod.as_ref().and_then(|p| Group::new(&self.context.cgroups.parent(p, self.driver)));
         let usage = group.as_ref().and_then(Group::usage);
         let network =
             pod.filter(|p| !p.host_network()).and(group).and_then(|g| host::network(Some(g.any_process()?), &self.now));

@@ -97,6 +97,7 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
             taints: Vec::new(),
             runtime_endpoint: Some(endpoint),
             pod_log_dir: data_dir.join("pod-logs"),
+            cgroup_root: runtime::options(&found.dir).cgroup_root,
             data_dir,
             admin_listen: state.ports.admin.edgehub,
             no_start: true,
