@@ -27,6 +27,8 @@ pub struct ResourcePath {
     pub name: String,
     /// Subresource, such as `status`.
     pub subresource: String,
+    /// What comes after the subresource `proxy`, without a slash at either end.
+    pub subpath: String,
     /// The deprecated `/watch/` prefix was used.
     pub watch_prefix: bool,
 }
@@ -121,6 +123,11 @@ fn fill(parsed: &mut ResourcePath, tail: &[&str]) -> Option<()> {
         [resource, name, sub] => {
             (parsed.resource, parsed.name, parsed.subresource) =
                 ((*resource).to_owned(), (*name).to_owned(), (*sub).to_owned());
+        }
+        [resource, name, "proxy", rest @ ..] => {
+            (parsed.resource, parsed.name, parsed.subresource) =
+                ((*resource).to_owned(), (*name).to_owned(), "proxy".to_owned());
+            parsed.subpath = rest.join("/");
         }
         _ => return None,
     }
@@ -271,6 +278,15 @@ mod tests {
             );
             assert_eq!((r.subresource.as_str(), r.watch_prefix), (sub, watch), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_proxied() {
+        let r = resource("/api/v1/nodes/n/proxy/stats/summary/");
+        assert_eq!((r.resource.as_str(), r.name.as_str(), r.subresource.as_str()), ("nodes", "n", "proxy"));
+        assert_eq!(r.subpath, "stats/summary");
+        assert_eq!(resource("/api/v1/nodes/n/proxy").subpath, "");
+        assert!(parse_path("/api/v1/nodes/n/proxy/../x").is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use crate::auth::{Rbac, Tokens};
 use crate::bootstrap;
 use crate::error::ServerError;
+use crate::kubelet::{KubeletConfig, Kubelets};
 use crate::metrics::Metrics;
 use crate::pki::{Pki, Serving};
 use crate::server::{ApiServer, KEY_ID};
@@ -50,6 +51,8 @@ pub struct Config {
     pub kubeconfig_out: Option<PathBuf>,
     /// Events kept per resource for watches to resume from.
     pub ring_events: usize,
+    /// How the kubelets of nodes are reached, for logs, exec and the like; without it they are not.
+    pub kubelet: Option<KubeletConfig>,
     /// Where counters are registered.
     #[serde(skip)]
     pub registry: skerry_telemetry::Registry,
@@ -71,6 +74,7 @@ impl Config {
             advertise: Vec::new(),
             kubeconfig_out: None,
             ring_events: RING_EVENTS,
+            kubelet: None,
             registry: skerry_telemetry::Registry::new(),
         }
     }
@@ -96,6 +100,14 @@ impl Config {
         let (private, public) = pki.signing_pems();
         let tokens = Tokens::new(ISSUER, KEY_ID, &private, &public)
             .map_err(|why| ServerError::Pki { file: "service-account.pem".into(), why })?;
+        let metrics = Metrics::new(&self.registry);
+        let (kubelets, folder) = match &self.kubelet {
+            Some(kubelet) => {
+                let (kubelets, folder) = Kubelets::open(kubelet, metrics.streams.clone())?;
+                (Some(kubelets), Some(folder))
+            }
+            None => (None, None),
+        };
         let names = serving_names(&self.advertise, address, cidr);
         let serving = Arc::new(Serving::new(pki.clone(), names)?);
         let api = Arc::new(Api {
@@ -106,7 +118,8 @@ impl Config {
             rbac: Rbac::default(),
             addresses: Allocator::new(cidr),
             snapshots: Snapshots::default(),
-            metrics: Metrics::new(&self.registry),
+            metrics,
+            kubelets,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             stopping: CancellationToken::new(),
@@ -115,7 +128,7 @@ impl Config {
         crate::sweep::orphans(&api).await;
         bootstrap::note_services(&api);
         bootstrap::run(&api, address, jiff::Timestamp::now()).await.map_err(ServerError::Bootstrap)?;
-        let server = ApiServer::new(api, serving, listener, address)?;
+        let server = ApiServer::new(api, serving, listener, address, folder)?;
         if let Some(path) = &self.kubeconfig_out {
             server.write_kubeconfig(path)?;
         }

@@ -117,6 +117,11 @@ fn subresource(resource: &Resource, name: &str) -> (String, String, String, Vec<
         "binding" => (kind("Binding", "", "v1"), vec!["create"]),
         "eviction" => (kind("Eviction", "policy", "v1"), vec!["create"]),
         "token" => (kind("TokenRequest", "authentication.k8s.io", "v1"), vec!["create"]),
+        "log" => (kind("Pod", "", ""), vec!["get"]),
+        "exec" => (kind("PodExecOptions", "", "v1"), vec!["create", "get"]),
+        "attach" => (kind("PodAttachOptions", "", "v1"), vec!["create", "get"]),
+        "portforward" => (kind("PodPortForwardOptions", "", "v1"), vec!["create", "get"]),
+        "proxy" => (kind("NodeProxyOptions", "", "v1"), vec!["create", "delete", "get", "patch", "update"]),
         "finalize" => (kind(&resource.kind, "", ""), vec!["update"]),
         _ => (kind(&resource.kind, "", ""), vec!["get", "patch", "update"]),
     };

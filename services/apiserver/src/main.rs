@@ -1,7 +1,7 @@
 //! `skerry-apiserver`: the embedded Kubernetes API as a process. Only wires; see the library.
 
 use clap::Parser;
-use skerry_apiserver::{Config, ServerError};
+use skerry_apiserver::{Config, KubeletConfig, ServerError};
 use skerry_common::exit;
 use skerry_common::process::{self, Failure, ProcessOptions};
 use skerry_telemetry::{LogConfig, LogFormat};
@@ -28,6 +28,12 @@ struct Args {
     /// A further name or address for the serving certificate; may be repeated
     #[arg(long)]
     advertise: Vec<String>,
+    /// Folder of the credentials of the service apiserver, to reach the kubelets of nodes
+    #[arg(long, requires = "trust_domain")]
+    kubelet_credentials: Option<PathBuf>,
+    /// The trust domain of these credentials
+    #[arg(long)]
+    trust_domain: Option<String>,
     /// Write an administrator's kubeconfig here, instead of where the file says
     #[arg(long)]
     kubeconfig_out: Option<PathBuf>,
@@ -62,6 +68,9 @@ fn main() -> ExitCode {
         config.listen = args.listen.unwrap_or(config.listen);
         config.service_cidr = args.service_cidr.unwrap_or(config.service_cidr);
         config.kubeconfig_out = args.kubeconfig_out.or(config.kubeconfig_out);
+        if let (Some(credentials), Some(trust_domain)) = (args.kubelet_credentials, args.trust_domain) {
+            config.kubelet = Some(KubeletConfig { credentials, trust_domain });
+        }
         config.advertise.extend(args.advertise);
         config.registry = process.registry;
         let server = config.build().await.map_err(|error| match error {

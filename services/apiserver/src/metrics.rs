@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) unauthenticated: Counter,
     pub(crate) watchers: Gauge,
     pub(crate) watchers_expired: Counter,
+    pub(crate) streams: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) handshakes_failed: Counter,
 }
@@ -41,6 +42,7 @@ impl Metrics {
                 "Watches ended because they were too slow",
                 metrics.watchers_expired.clone(),
             );
+            r.register("streams", "Open streams to kubelets", metrics.streams.clone());
             r.register("connections", "Open connections", metrics.connections.clone());
             r.register("handshakes_failed", "TLS handshakes that failed", metrics.handshakes_failed.clone());
         });

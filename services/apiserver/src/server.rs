@@ -18,6 +18,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::server::WebPkiClientVerifier;
 use skerry_common::drain;
+use skerry_identity::CredentialFolder;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct ApiServer {
     tls: TlsAcceptor,
     listener: TcpListener,
     address: SocketAddr,
+    /// Credentials for kubelets, as they are renewed.
+    folder: Option<CredentialFolder>,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -64,6 +67,7 @@ impl ApiServer {
         serving: Arc<Serving>,
         listener: TcpListener,
         address: SocketAddr,
+        folder: Option<CredentialFolder>,
     ) -> Result<Self, ServerError> {
         let tls_error = |why: String| ServerError::Pki { file: "ca.pem".into(), why };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -79,7 +83,7 @@ impl ApiServer {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(serving);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { api, tls: TlsAcceptor::from(Arc::new(config)), listener, address })
+        Ok(Self { api, tls: TlsAcceptor::from(Arc::new(config)), listener, address, folder })
     }
 
     /// The address that is listened on.
@@ -159,6 +163,7 @@ impl ApiServer {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let router = http::router(self.api.clone());
         let sweeper = tokio::spawn(crate::sweep::events(self.api.clone()));
+        let follower = self.folder.map(|folder| tokio::spawn(folder.run()));
         tracing::info!(address = %self.address, "api server listening");
         let api = self.api.clone();
         let broken = api.storage.closed();
@@ -207,6 +212,9 @@ impl ApiServer {
             () = stop.forced() => tracing::warn!("connections were closed at the drain deadline"),
         }
         sweeper.abort();
+        if let Some(follower) = follower {
+            follower.abort();
+        }
         let api = self.api.clone();
         let closed = tokio::task::spawn_blocking(move || api.storage.close()).await;
         if let Err(error) = closed {
@@ -259,7 +267,7 @@ impl Connection {
         // What was negotiated decides: looking at the first bytes has no deadline.
         let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
         self.api.metrics.connections.inc();
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::pin!(connection);
         let mut draining = self.stop.clone();
         let result = tokio::select! {

@@ -5,6 +5,7 @@
 //! Limits: the constants below. On a crash all of it is rebuilt from the data directory.
 
 use crate::auth::{Rbac, Tokens};
+use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::services::Allocator;
@@ -48,12 +49,19 @@ pub(crate) struct Api {
     pub(crate) addresses: Allocator,
     pub(crate) snapshots: Snapshots,
     pub(crate) metrics: Metrics,
+    pub(crate) kubelets: Option<Kubelets>,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) stopping: CancellationToken,
 }
 
 impl Api {
+    /// The way to the kubelets.
+    pub(crate) fn kubelets(&self) -> Result<&Kubelets, ApiError> {
+        let none = || ApiError::Unavailable("this API server has no credentials for kubelets".into());
+        self.kubelets.as_ref().ok_or_else(none)
+    }
+
     /// The resources that are served now.
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()

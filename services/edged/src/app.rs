@@ -30,6 +30,7 @@ use crate::reports::Outbox;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
 use crate::runtime::{Cri, find};
+use crate::server::{Server, Streams};
 
 /// Time for the last reports at a stop.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -40,6 +41,7 @@ pub struct Edged {
     context: Arc<Context>,
     channel: Channel,
     health: watch::Sender<Health>,
+    server: Option<Server>,
     config: Config,
     failures: mpsc::Receiver<(String, Failure)>,
 }
@@ -74,6 +76,10 @@ impl Edged {
             Connect::Socket(path) => Channel::unix(path),
             Connect::Pipe(connector) => Channel::pipe(connector),
         };
+        let server = match &config.api {
+            Some(api) => Some(Server::bind(api).await?),
+            None => None,
+        };
         tracing::info!(runtime = %socket.display(), "container runtime");
         let node = config.node_name.to_string();
         let (health, health_rx) =
@@ -102,10 +108,12 @@ impl Edged {
             resources: cgroups.node(node::memory_capacity(), config.memory_qos),
             cgroups,
             started: tokio::time::Instant::now(),
+            streams: telemetry.sub("edged", Streams::new),
+            api_port: server.as_ref().map(Server::port),
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
             stats: crate::stats::Collector::default(),
         };
-        Ok(Self { context: Arc::new(context), channel, health, config, failures: failures_rx })
+        Ok(Self { context: Arc::new(context), channel, health, server, config, failures: failures_rx })
     }
 
     /// Runs until told to stop.
@@ -113,7 +121,7 @@ impl Edged {
     /// # Errors
     /// When a part of it ended, which the supervisor answers with a restart; pods go on meanwhile.
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), Error> {
-        let Self { context, channel, health, config, failures } = self;
+        let Self { context, channel, health, server, config, failures } = self;
         let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
         let (batch_tx, batch_rx) = mpsc::channel(hub::BATCHES);
         let (present_tx, present_rx) = watch::channel(BTreeSet::new());
@@ -139,6 +147,13 @@ impl Edged {
             node.run().await;
             Error::Runtime("the node's status ended".into())
         });
+        if let Some(server) = server {
+            let shared = Arc::clone(&context);
+            tasks.spawn(async move {
+                server.run(shared).await;
+                Error::Runtime("the kubelet api ended".into())
+            });
+        }
         tasks.spawn(agent.run(batch_rx, news_rx));
 
         let result = tokio::select! {

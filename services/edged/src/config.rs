@@ -4,6 +4,7 @@
 //! are refused. Every default has its reason beside it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -13,6 +14,8 @@ use crate::error::Error;
 
 /// Where EdgeHub listens by default.
 pub const DEFAULT_EDGEHUB: &str = "/run/skerry/edgehub.sock";
+/// The kubelet's port.
+pub const DEFAULT_API_PORT: u16 = 10_250;
 /// State of pods: volumes, hosts files, termination messages.
 const DEFAULT_ROOT: &str = "/var/lib/skerry/edged";
 /// Where the kubelet keeps logs and log collectors look for them.
@@ -67,9 +70,48 @@ pub struct Config {
     /// above it.
     #[serde(default)]
     pub memory_qos: bool,
+    /// The kubelet API; not served without it.
+    #[serde(default)]
+    pub api: Option<Api>,
     /// Pods that the node offers to run.
     #[serde(default = "max_pods")]
     pub max_pods: u32,
+}
+
+/// The kubelet API: who may reach it and what it shows.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Api {
+    /// Address to listen on.
+    #[serde(default = "api_listen")]
+    pub listen: SocketAddr,
+    /// Folder of the node's credentials, which edgehub keeps fresh.
+    pub credentials: PathBuf,
+    /// The trust domain of the system.
+    pub trust_domain: String,
+    /// CA of users' client certificates, PEM: that of a kube-apiserver's kubelet client.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Certificate to show instead of the node's, PEM, for a kube-apiserver that verifies its kubelets.
+    #[serde(default)]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(default)]
+    pub tls_private_key_file: Option<PathBuf>,
+}
+
+impl Api {
+    /// With the defaults.
+    pub fn new(credentials: PathBuf, trust_domain: String) -> Self {
+        Self {
+            listen: api_listen(),
+            credentials,
+            trust_domain,
+            client_ca_file: None,
+            tls_cert_file: None,
+            tls_private_key_file: None,
+        }
+    }
 }
 
 /// A taint of the Node.
@@ -111,6 +153,7 @@ impl Config {
             cgroup_root: cgroup_root(),
             pod_pids_limit: unlimited(),
             memory_qos: false,
+            api: None,
             max_pods: max_pods(),
         }
     }
@@ -132,6 +175,9 @@ impl Config {
         if self.cgroup_root.is_empty() || self.cgroup_root.starts_with('-') || !self.cgroup_root.chars().all(plain) {
             return bad("cgroupRoot must be letters, digits, '_' and '-'".into());
         }
+        if self.api.as_ref().is_some_and(|a| a.tls_cert_file.is_some() != a.tls_private_key_file.is_some()) {
+            return bad("tlsCertFile and tlsPrivateKeyFile belong together".into());
+        }
         if self.max_pods == 0 {
             return bad("maxPods must be at least 1".into());
         }
@@ -149,6 +195,10 @@ fn logs() -> PathBuf {
 
 fn edgehub() -> PathBuf {
     DEFAULT_EDGEHUB.into()
+}
+
+fn api_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], DEFAULT_API_PORT))
 }
 
 fn domain() -> String {

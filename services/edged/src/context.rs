@@ -22,6 +22,7 @@ use crate::runtime::Cri;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::Health;
 use crate::runtime::sandbox_config::Surroundings;
+use crate::server::Streams;
 
 /// Sandboxes and containers that are created at a time; more only make each of them slower.
 pub(crate) const PARALLEL_STARTS: usize = 8;
@@ -53,6 +54,9 @@ pub(crate) struct Context {
     pub(crate) learned: RwLock<Learned>,
     #[allow(dead_code, reason = "the node's API and the eviction read it")]
     pub(crate) stats: crate::stats::Collector,
+    pub(crate) streams: Streams,
+    /// Port of the kubelet API; `None` where it is not served.
+    pub(crate) api_port: Option<u16>,
 }
 
 /// What is found out while running.

@@ -37,6 +37,9 @@ pub enum Error {
     /// No socket of a container runtime was found. Install containerd or CRI-O, or name the socket.
     #[error("no container runtime: none of {0} is a socket")]
     NoRuntime(String),
+    /// Certificates of the kubelet API cannot be used. Look at the files that the configuration names.
+    #[error("cannot use the credentials of the kubelet API")]
+    Credentials(#[source] skerry_identity::IdentityError),
     /// The connection to edgehub ended or could not be made; it is tried again.
     #[error("edgehub: {0}")]
     Hub(String),
@@ -55,6 +58,7 @@ impl Error {
             Self::Program { .. } => "program",
             Self::Runtime(_) => "runtime",
             Self::NoRuntime(_) => "no_runtime",
+            Self::Credentials(_) => "credentials",
             Self::Hub(_) => "hub",
         }
     }

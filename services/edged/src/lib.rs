@@ -32,10 +32,11 @@ mod probe;
 mod reports;
 mod resources;
 mod runtime;
+mod server;
 #[allow(dead_code, reason = "the node's API and the eviction read it")]
 mod stats;
 mod volumes;
 
 pub use app::Edged;
-pub use config::{Config, Connect, DEFAULT_CGROUP_ROOT, DEFAULT_EDGEHUB, Taint};
+pub use config::{Api, Config, Connect, DEFAULT_API_PORT, DEFAULT_CGROUP_ROOT, DEFAULT_EDGEHUB, Taint};
 pub use error::Error;

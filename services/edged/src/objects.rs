@@ -176,7 +176,13 @@ impl Objects {
         self.read().pods.get(uid).cloned()
     }
 
-    #[cfg(test)]
+    /// The pod that holds a name now.
+    pub(crate) fn pod_named(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let inner = self.read();
+        let uid = inner.pod_names.get(&Key::new(namespace, name))?;
+        inner.pods.get(uid).cloned()
+    }
+
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.read().pods.values().cloned().collect()
     }

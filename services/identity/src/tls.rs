@@ -132,9 +132,9 @@ pub(crate) fn client_with(
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone()))
         .with_protocol_versions(&[&TLS13])
         .map_err(IdentityError::Tls)?;
-    // The two verifiers that get here wrap or replace webpki as their files explain; no other code may
+    // The verifiers that get here wrap or replace webpki as their files explain; no other code may
     // set a verifier.
-    #[allow(clippy::disallowed_methods, reason = "the only call; both verifiers check the whole chain with webpki")]
+    #[allow(clippy::disallowed_methods, reason = "the only call; every verifier checks the whole chain with webpki")]
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match certified {
         Some(certified) => builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified))),
@@ -170,6 +170,6 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-fn verifier_error(error: rustls::client::VerifierBuilderError) -> IdentityError {
+pub(crate) fn verifier_error(error: rustls::client::VerifierBuilderError) -> IdentityError {
     IdentityError::Tls(rustls::Error::General(error.to_string()))
 }

@@ -55,6 +55,10 @@ async fn apiserver(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
     let config = skerry_apiserver::Config {
         listen: ports.apiserver,
         registry,
+        kubelet: Some(skerry_apiserver::KubeletConfig {
+            credentials: cluster::credentials_of(dir, cluster::APISERVER),
+            trust_domain: places::TRUST_DOMAIN.to_owned(),
+        }),
         ..skerry_apiserver::Config::new(dir.join(APISERVER_DATA))
     };
     let server = config.build().await.or_fail(what)?;
@@ -84,7 +88,7 @@ async fn edgecontroller(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<
     let config = skerry_edgecontroller::Config {
         listen: ports.edgecontroller,
         trust_domain: places::TRUST_DOMAIN.to_owned(),
-        credentials: [(cluster::CLOUDHUB.to_owned(), cluster::credentials_of(dir, cluster::CLOUDHUB))].into(),
+        credentials: cluster::kept_credentials(dir),
         ..skerry_edgecontroller::Config::default()
     };
     let client = kubernetes::client(&dir.join(places::KUBECONFIG)).await?;

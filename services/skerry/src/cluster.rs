@@ -4,6 +4,7 @@
 //! a precondition there, so commands may run at the same time. Who may read the CA's Secret may do
 //! everything here: Kubernetes' own access control decides who that is.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kube::Client;
@@ -15,8 +16,15 @@ use crate::failure::{Failure, Result};
 
 /// Name of the hub in its certificate.
 pub(crate) const CLOUDHUB: &str = "cloudhub";
+/// Name of the embedded API server in its certificate, with which it reaches kubelets.
+pub(crate) const APISERVER: &str = "apiserver";
 /// Name of edgecontroller in its certificate.
 pub(crate) const EDGECONTROLLER: &str = "edgecontroller";
+/// The services of one machine that edgecontroller keeps certificates for, with their folders.
+pub(crate) fn kept_credentials(dir: &Path) -> BTreeMap<String, PathBuf> {
+    [CLOUDHUB, APISERVER].map(|service| (service.to_owned(), credentials_of(dir, service))).into()
+}
+
 /// The CA of the cluster.
 pub(crate) async fn ca(client: &Client) -> Result<Ca> {
     let what = "cannot read the CA";

@@ -90,12 +90,22 @@ pub(crate) struct EdgeConfig {
     pub(crate) cgroup_root: String,
     /// Address of edgehub's admin server; edged takes the next port.
     pub(crate) admin_listen: SocketAddr,
+    /// Address of edged's kubelet API.
+    #[serde(default = "kubelet_listen")]
+    pub(crate) kubelet_listen: SocketAddr,
+    /// CA of the client certificate with which a kube-apiserver comes to kubelets, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kubelet_client_ca: Option<PathBuf>,
     /// Labels of the Node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
     /// Taints of the Node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) taints: Vec<Taint>,
+}
+
+pub(crate) fn kubelet_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], places::KUBELET_PORT))
 }
 
 fn pod_log_dir() -> PathBuf {
@@ -143,6 +153,12 @@ impl EdgeConfig {
             "edgehub": self.data_dir.join(places::EDGE_SOCKET),
             "labels": self.labels,
             "taints": self.taints,
+            "api": {
+                "listen": self.kubelet_listen,
+                "credentials": self.data_dir.join(places::EDGE_CREDENTIALS),
+                "trustDomain": self.trust_domain,
+                "clientCaFile": self.kubelet_client_ca,
+            },
         });
         if let (Some(endpoint), Some(file)) = (&self.runtime_endpoint, file.as_object_mut()) {
             file.insert("runtimeEndpoint".into(), endpoint.clone().into());
@@ -201,7 +217,13 @@ async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
     let socket = config.data_dir.join(places::EDGE_SOCKET);
     let taint =
         |t: &Taint| skerry_edged::Taint { key: t.key.clone(), value: t.value.clone(), effect: t.effect.clone() };
+    let api = skerry_edged::Api {
+        listen: config.kubelet_listen,
+        client_ca_file: config.kubelet_client_ca.clone(),
+        ..skerry_edged::Api::new(config.data_dir.join(places::EDGE_CREDENTIALS), config.trust_domain.clone())
+    };
     let options = skerry_edged::Config {
+        api: Some(api),
         root_dir: config.data_dir.join(places::EDGED_ROOT),
         pod_log_dir: config.pod_log_dir.clone(),
         cgroup_root: config.cgroup_root.clone(),
@@ -250,6 +272,8 @@ mod tests {
             pod_log_dir: pod_log_dir(),
             cgroup_root: cgroup_root(),
             admin_listen: places::loopback(places::EDGEHUB_ADMIN_PORT),
+            kubelet_listen: kubelet_listen(),
+            kubelet_client_ca: Some("/etc/kubernetes/pki/ca.crt".into()),
             labels: BTreeMap::from([("zone".into(), "yes".into())]),
             taints: vec![Taint::parse("a=b:NoExecute").unwrap(), Taint::parse("c:NoSchedule").unwrap()],
         };

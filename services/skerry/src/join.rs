@@ -58,6 +58,9 @@ pub(crate) struct JoinArgs {
     /// Address of edgehub's admin server; edged takes the next port.
     #[arg(long, default_value_t = places::loopback(places::EDGEHUB_ADMIN_PORT))]
     pub(crate) admin_listen: std::net::SocketAddr,
+    /// Address of the kubelet API: logs, exec and port-forward of this node's pods.
+    #[arg(long, default_value_t = crate::edge::kubelet_listen())]
+    pub(crate) kubelet_listen: std::net::SocketAddr,
     /// Neither install nor start the service.
     #[arg(long)]
     pub(crate) no_start: bool,
@@ -162,6 +165,8 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         pod_log_dir: places::absolute(&args.pod_log_dir)?,
         cgroup_root: args.cgroup_root.clone(),
         admin_listen: args.admin_listen,
+        kubelet_listen: args.kubelet_listen,
+        kubelet_client_ca: None,
         labels,
         taints,
     })

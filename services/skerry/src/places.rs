@@ -44,6 +44,8 @@ pub(crate) const EDGECONTROLLER_ADMIN_PORT: u16 = 9092;
 pub(crate) const APISERVER_ADMIN_PORT: u16 = 9093;
 /// Admin port of the embedded controllers.
 pub(crate) const CONTROLLERS_ADMIN_PORT: u16 = 9094;
+/// Port of edged's kubelet API.
+pub(crate) const KUBELET_PORT: u16 = skerry_edged::DEFAULT_API_PORT;
 /// Admin port of edgehub.
 pub(crate) const EDGEHUB_ADMIN_PORT: u16 = 9095;
 
@@ -77,6 +79,7 @@ mod tests {
             ("edgehub", format!("<data-dir>/{EDGE_SOCKET}")),
             ("edgehub", loopback(EDGEHUB_ADMIN_PORT).to_string()),
             ("edged", loopback(EDGEHUB_ADMIN_PORT + 1).to_string()),
+            ("edged", format!("0.0.0.0:{KUBELET_PORT}")),
         ] {
             assert!(
                 table.iter().any(|l| l.starts_with(&format!("| {process} ")) && l.contains(&format!("| {address} |"))),

@@ -41,6 +41,10 @@ const OFFSETS: [(&str, u16); 8] = [
 ];
 
 fn here(documented: &str) -> Option<SocketAddr> {
+    // By the node's address, so on every interface.
+    if documented == "0.0.0.0:10250" {
+        return Some(SocketAddr::from(([0, 0, 0, 0], BASE + 9)));
+    }
     let offset = OFFSETS.iter().find(|(address, _)| *address == documented).map(|(_, offset)| *offset);
     // edged takes the port after edgehub's.
     let offset = offset.or((documented == "127.0.0.1:9096").then_some(8))?;
@@ -101,8 +105,8 @@ fn watch(credentials: Credentials, domain: &TrustDomain) -> ClientTls {
     CredentialWatch::fixed(CredentialOptions::new(domain.clone()), credentials).unwrap().into()
 }
 
-/// Every credential that somebody may come with.
-fn callers(system: &System) -> BTreeMap<&'static str, ClientTls> {
+/// Every credential that somebody may come with; `None`: nothing.
+fn credentials(system: &System) -> (Ca, BTreeMap<&'static str, Option<Credentials>>) {
     let secret = system.kubectl(&["get", "secret", "-n", "skerry-system", "skerry-ca"]).unwrap();
     let field = |name: &str| {
         let text = secret["data"][name].as_str().unwrap();
@@ -111,7 +115,7 @@ fn callers(system: &System) -> BTreeMap<&'static str, ClientTls> {
     let ca = Ca::from_pem(&field("ca.crt"), &field("ca.key")).unwrap();
     let domain = ca.trust_domain().clone();
     let now = Timestamp::now();
-    let service = |name: &str| watch(ca.service_credentials(name, &[], LIFE, now).unwrap(), &domain);
+    let service = |name: &str| ca.service_credentials(name, &[], LIFE, now).unwrap();
 
     // Somebody with a CA of their own, who trusts ours and says the same names.
     let foreign_ca = Ca::generate(&domain).unwrap();
@@ -123,15 +127,31 @@ fn callers(system: &System) -> BTreeMap<&'static str, ClientTls> {
     let (node, ..) = store.load(&domain, &Clock::system()).newest.unwrap();
     // A certificate that ended a minute ago cannot be used by our own client; one for another node can.
     let other = ca.node_credentials(&NodeName::parse("edge-2").unwrap(), LIFE, now).unwrap();
-    BTreeMap::from([
-        ("nobody", ClientTls::from(pin::client_config(ca.spki_hash()).unwrap())),
-        ("stranger", watch(stranger, &domain)),
-        ("node", watch(node, &domain)),
-        ("other node", watch(other, &domain)),
-        ("cloudhub", service("cloudhub")),
-        ("admin", service("admin")),
-        ("other service", service("devicecontroller")),
-    ])
+    let all = BTreeMap::from([
+        ("nobody", None),
+        ("stranger", Some(stranger)),
+        ("node", Some(node)),
+        ("other node", Some(other)),
+        ("cloudhub", Some(service("cloudhub"))),
+        ("admin", Some(service("admin"))),
+        ("apiserver", Some(service("apiserver"))),
+        ("other service", Some(service("devicecontroller"))),
+    ]);
+    (ca, all)
+}
+
+/// The status with which the kubelet API answers; 0: not even a handshake.
+fn pods_at_kubelet(system: &System, credentials: Option<&Credentials>) -> u16 {
+    let (chain, key) = (system.dir().join("caller.pem"), system.dir().join("caller.key"));
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sk", "-o", "/dev/null", "-w", "%{http_code}"]);
+    if let Some(credentials) = credentials {
+        fs::write(&chain, credentials.chain_pem()).unwrap();
+        fs::write(&key, credentials.key_pem()).unwrap();
+        curl.arg("--cert").arg(&chain).arg("--key").arg(&key);
+    }
+    let output = curl.arg(format!("https://127.0.0.1:{}/pods", BASE + 9)).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).parse().unwrap()
 }
 
 #[test]
@@ -182,22 +202,32 @@ fn the_port_table_is_complete_and_true() {
 async fn matrix(system: &System) {
     use Outcome::{NoConnection, Reached, Refused};
     let denied = Refused(Code::PermissionDenied);
-    let callers = callers(system);
-    // caller: ListSessions and Renew at cloudhub, IssueForRenewal at edgecontroller
+    let (ca, callers) = credentials(system);
+    // caller: ListSessions and Renew at cloudhub, IssueForRenewal at edgecontroller, /pods at edged
     let expected = [
-        ("nobody", [denied, denied, NoConnection]),
-        ("stranger", [NoConnection, NoConnection, NoConnection]),
-        ("node", [denied, Reached, denied]),
-        ("other node", [denied, Reached, denied]),
-        ("cloudhub", [denied, denied, Reached]),
-        ("admin", [Reached, denied, denied]),
-        ("other service", [denied, denied, denied]),
+        ("nobody", [denied, denied, NoConnection], 401),
+        ("stranger", [NoConnection, NoConnection, NoConnection], 0),
+        ("node", [denied, Reached, denied], 403),
+        ("other node", [denied, Reached, denied], 403),
+        ("cloudhub", [denied, denied, Reached], 403),
+        ("admin", [Reached, denied, denied], 403),
+        ("apiserver", [denied, denied, denied], 200),
+        ("other service", [denied, denied, denied], 403),
     ];
     let hub = here("0.0.0.0:10000").unwrap();
     let edgecontroller = here("127.0.0.1:10100").unwrap();
     let mut wrong = Vec::new();
-    for (caller, [list, renew, issue]) in expected {
-        let tls = callers[caller].clone();
+    for (caller, [list, renew, issue], kubelet) in expected {
+        let credentials = callers[caller].as_ref();
+        let found = pods_at_kubelet(system, credentials);
+        if found != kubelet {
+            wrong.push(format!("{caller} at edged: {found}, not {kubelet}"));
+        }
+        let again = |c: &Credentials| Credentials::from_pem(&c.chain_pem(), &c.key_pem(), &c.ca().pem()).unwrap();
+        let tls = match credentials {
+            Some(credentials) => watch(again(credentials), ca.trust_domain()),
+            None => ClientTls::from(pin::client_config(ca.spki_hash()).unwrap()),
+        };
         let at_hub = calls(hub, "cloudhub", tls.clone()).await;
         let at_controller = calls(edgecontroller, "edgecontroller", tls).await;
         for (port, found, method, want) in [

@@ -16,7 +16,7 @@ use crate::auth::{Attributes, User, authenticate};
 use crate::call::Call;
 use crate::metrics::RequestLabels;
 use crate::state::{Api, MAX_BODY, REQUEST_TIME};
-use crate::{discovery, reviews, subresources, verbs};
+use crate::{discovery, kubelet, reviews, subresources, verbs};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -169,6 +169,9 @@ async fn resource(
     }
     if !resource.namespaced && !path.namespace.is_empty() {
         return Err(ApiError::NoSuchPath);
+    }
+    if kubelet::connects(&resource, &path.subresource) {
+        return kubelet::serve(api, request, &path).await;
     }
     let permit = if *verb == "watch" {
         None

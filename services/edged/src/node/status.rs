@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -34,6 +35,8 @@ pub(super) struct View {
     pub(super) runtime: String,
     /// Why the runtime is not well; empty when it is.
     pub(super) trouble: String,
+    /// Of the kubelet API.
+    pub(super) port: Option<u16>,
     pub(super) link: Option<Link>,
     pub(super) images: Vec<ContainerImage>,
 }
@@ -76,6 +79,9 @@ pub(super) fn status(view: &View, before: Option<&NodeStatus>, now: jiff::Timest
         capacity: Some(view.capacity.clone()),
         allocatable: Some(view.allocatable.clone()),
         conditions: Some(conditions(view, before, now)),
+        daemon_endpoints: view
+            .port
+            .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }) }),
         images: Some(view.images.clone()),
         node_info: Some(NodeSystemInfo {
             architecture: view.machine.architecture.clone(),
@@ -189,6 +195,7 @@ mod tests {
             pressure: Pressure::default(),
             runtime: "containerd://1".into(),
             trouble: String::new(),
+            port: Some(10_250),
             link: Some(Link { connected: true, ..Link::default() }),
             images: Vec::new(),
         }

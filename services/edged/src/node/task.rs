@@ -111,6 +111,7 @@ impl NodeTask {
             pressure: facts::pressure(&self.config.root_dir),
             runtime: format!("{}://{}", learned.runtime, learned.runtime_version.trim_start_matches('v')),
             trouble: health.trouble,
+            port: self.context.api_port,
             link: self.context.objects.link(),
             images: self.images.clone(),
         };

@@ -13,13 +13,13 @@ use std::time::Duration;
 use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
-    Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats, ContainerStatsFilter,
-    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse,
-    FilesystemUsage, GetEventsRequest, Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest,
-    ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest, PodSandbox,
-    PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest, PullImageRequest,
-    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
-    StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
+    AttachRequest, Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats,
+    ContainerStatsFilter, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, ExecRequest,
+    ExecSyncRequest, ExecSyncResponse, FilesystemUsage, GetEventsRequest, Image, ImageFsInfoRequest, ImageSpec,
+    ImageStatusRequest, ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
+    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest, PortForwardRequest,
+    PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, deadline};
@@ -165,6 +165,21 @@ impl Cri {
         let request = ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
         let within = within.saturating_add(EXEC_MARGIN);
         Ok(self.runtime.clone().exec_sync(deadline(request, within)).await?.into_inner())
+    }
+
+    /// Where to run a command in a container: a URL of the runtime's streaming server.
+    pub(crate) async fn exec(&self, request: ExecRequest) -> Reply<String> {
+        Ok(self.runtime.clone().exec(deadline(request, LIST)).await?.into_inner().url)
+    }
+
+    /// Where to attach to a container.
+    pub(crate) async fn attach(&self, request: AttachRequest) -> Reply<String> {
+        Ok(self.runtime.clone().attach(deadline(request, LIST)).await?.into_inner().url)
+    }
+
+    /// Where to forward ports of a pod.
+    pub(crate) async fn port_forward(&self, request: PortForwardRequest) -> Reply<String> {
+        Ok(self.runtime.clone().port_forward(deadline(request, LIST)).await?.into_inner().url)
     }
 
     /// What happens to containers, as it happens.

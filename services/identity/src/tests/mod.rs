@@ -3,6 +3,7 @@
 
 mod ca;
 mod handshake;
+mod node_tls;
 mod pinning;
 mod rollover;
 mod support;

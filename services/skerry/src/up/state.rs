@@ -37,17 +37,24 @@ pub(crate) struct Ports {
     pub(crate) apiserver: SocketAddr,
     /// edgecontroller, for cloudhub.
     pub(crate) edgecontroller: SocketAddr,
+    /// The node's kubelet API: reached by the node's address, so on every interface.
+    pub(crate) kubelet: SocketAddr,
     /// The admin servers.
     pub(crate) admin: Admin,
+}
+
+fn every_interface(port: u16) -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], port))
 }
 
 impl Default for Ports {
     fn default() -> Self {
         use places::loopback;
         Self {
-            hub: SocketAddr::from(([0, 0, 0, 0], places::HUB_PORT)),
+            hub: every_interface(places::HUB_PORT),
             apiserver: loopback(places::APISERVER_PORT),
             edgecontroller: loopback(places::EDGECONTROLLER_PORT),
+            kubelet: every_interface(places::KUBELET_PORT),
             admin: Admin {
                 hub: loopback(places::HUB_ADMIN_PORT),
                 edgecontroller: loopback(places::EDGECONTROLLER_ADMIN_PORT),
@@ -60,13 +67,14 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// All ports counted up from `base`: for a second system on the same machine.
+    /// All ports counted up from `base`, on loopback but for the kubelet API: for a second system on the same machine.
     pub(crate) fn from_base(base: u16) -> Self {
         let at = |offset: u16| places::loopback(base.saturating_add(offset));
         Self {
             hub: at(0),
             apiserver: at(1),
             edgecontroller: at(2),
+            kubelet: every_interface(base.saturating_add(9)),
             admin: Admin { hub: at(3), edgecontroller: at(4), apiserver: at(5), controllers: at(6), edgehub: at(7) },
         }
     }

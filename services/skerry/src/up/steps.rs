@@ -100,6 +100,7 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
             cgroup_root: runtime::options(&found.dir).cgroup_root,
             data_dir,
             admin_listen: state.ports.admin.edgehub,
+            kubelet_listen: state.ports.kubelet,
             no_start: true,
             skip_checks: true,
         };

@@ -34,6 +34,8 @@ pub(super) fn control_plane(found: &Places, state: &State) -> Result<()> {
         ("--data-dir", text(&found.dir.join(cloud::APISERVER_DATA))?),
         ("--listen", ports.apiserver.to_string()),
         ("--kubeconfig-out", text(&found.dir.join(places::KUBECONFIG))?),
+        ("--kubelet-credentials", text(&cluster::credentials_of(&found.dir, cluster::APISERVER))?),
+        ("--trust-domain", places::TRUST_DOMAIN.to_owned()),
         ("--admin", ports.admin.apiserver.to_string()),
     ];
     let arguments = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
@@ -51,7 +53,7 @@ pub(super) fn controllers(found: &Places, state: &State) -> Result<()> {
         "listen": ports.edgecontroller,
         "kubeconfig": found.dir.join(places::KUBECONFIG),
         "trustDomain": places::TRUST_DOMAIN,
-        "credentials": { cluster::CLOUDHUB: cluster::credentials_of(&found.dir, cluster::CLOUDHUB) },
+        "credentials": cluster::kept_credentials(&found.dir),
     });
     service(found, 4, "edgecontroller", &edgecontroller, ports.admin.edgecontroller, &[])?;
     Ok(())
