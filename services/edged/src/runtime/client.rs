@@ -167,6 +167,14 @@ impl Cri {
         Ok(self.runtime.clone().exec_sync(deadline(request, within)).await?.into_inner())
     }
 
+    /// The number of a container's main process on this machine, where the runtime tells it.
+    pub(crate) async fn main_process(&self, id: &str) -> Reply<Option<i32>> {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let reply = found(self.runtime.clone().container_status(deadline(request, LIST)).await)?;
+        let info = reply.and_then(|reply| serde_json::from_str::<serde_json::Value>(reply.info.get("info")?).ok());
+        Ok(info.and_then(|info| i32::try_from(info.get("pid")?.as_i64()?).ok()).filter(|pid| *pid > 0))
+    }
+
     /// Where to run a command in a container: a URL of the runtime's streaming server.
     pub(crate) async fn exec(&self, request: ExecRequest) -> Reply<String> {
         Ok(self.runtime.clone().exec(deadline(request, LIST)).await?.into_inner().url)

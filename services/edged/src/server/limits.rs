@@ -17,6 +17,8 @@ pub(super) const MAX_HEADERS: usize = 64 * 1024;
 pub(super) const DIAL: Duration = Duration::from_secs(5);
 /// Until it answers an upgrade.
 pub(super) const UPGRADE: Duration = Duration::from_secs(30);
+/// When a stream ends before the process of its exec was seen, it is looked for so much longer.
+pub(super) const LATE: Duration = Duration::from_secs(2);
 /// Bytes of an answer of the runtime that is no upgrade: an error message.
 pub(super) const MAX_ERROR: usize = 64 * 1024;
 /// After a failed accept (out of descriptors), before the next.

@@ -6,11 +6,13 @@
 //! [`stream`] passes exec, attach and port-forward on to the runtime's streaming server, byte by byte.
 //!
 //! Invariants: nothing is answered before the caller is known and allowed; a stream ends with its client,
-//! its container or its limits, whichever is first, and then nothing of it is left. Limits: [`limits`].
+//! its container or its limits, whichever is first, and then nothing of it is left: no task, no connection,
+//! and no process of an exec ([`claim`]). Limits: [`limits`].
 //! When the agent stops, all streams end; on a crash clients see a closed connection.
 
 mod answer;
 mod auth;
+mod claim;
 mod find;
 mod limits;
 mod listen;

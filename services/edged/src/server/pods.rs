@@ -3,7 +3,7 @@
 //! The status of a pod is the one that was reported last, as it is on the disk.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -29,7 +29,7 @@ pub(super) async fn wanted(context: &Context) -> Answer {
     list(read.await.unwrap_or_default())
 }
 
-fn with_status(pod: &Arc<Pod>, root: &PathBuf) -> Value {
+fn with_status(pod: &Arc<Pod>, root: &Path) -> Value {
     let mut pod = Pod::clone(pod);
     pod.status = checkpoint::load(&PodDir::new(root, pod.uid())).or(pod.status);
     serde_json::to_value(&pod).unwrap_or_default()

@@ -14,13 +14,14 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use skerry_common::relay::relay;
+use skerry_common::relay::{End, relay};
 use skerry_proto::cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
 use tokio::net::TcpStream;
 
 use super::answer::{Answer, body};
+use super::claim::Turn;
 use super::find::{self, Refusal};
-use super::limits::{DIAL, MAX_ERROR, UPGRADE};
+use super::limits::{DIAL, LATE, MAX_ERROR, UPGRADE};
 use super::route::{ContainerPath, PodPath};
 use super::serve::Upgraded;
 use super::streams::OpenStream;
@@ -95,8 +96,10 @@ pub(super) async fn exec(
     let (_, container) = find::container(context, path).await?;
     let open = begin(context, "exec", request.headers())?;
     let Options { stdin, stdout, stderr, tty, command, .. } = options;
+    let init = context.cri.main_process(&container.id).await?;
+    let turn = context.streams.claims.turn(&container.id, &command, init).await;
     let asked = ExecRequest { container_id: container.id, cmd: command, tty, stdin, stdout, stderr };
-    pass_on(&context.cri.exec(asked).await?, request, open, upgraded).await
+    pass_on(&context.cri.exec(asked).await?, request, Stream { open, turn: Some(turn) }, upgraded).await
 }
 
 /// Attaches to the main process of a container.
@@ -117,7 +120,7 @@ pub(super) async fn attach(
         stderr: options.stderr && !spec.tty,
         tty: spec.tty,
     };
-    pass_on(&context.cri.attach(asked).await?, request, open, upgraded).await
+    pass_on(&context.cri.attach(asked).await?, request, Stream { open, turn: None }, upgraded).await
 }
 
 /// Forwards connections to ports of a pod.
@@ -131,7 +134,44 @@ pub(super) async fn port_forward(
     let sandbox = find::sandbox(context, path).await?;
     let open = begin(context, "portforward", request.headers())?;
     let asked = PortForwardRequest { pod_sandbox_id: sandbox, port: options.ports };
-    pass_on(&context.cri.port_forward(asked).await?, request, open, upgraded).await
+    pass_on(&context.cri.port_forward(asked).await?, request, Stream { open, turn: None }, upgraded).await
+}
+
+/// What a stream holds while it lasts.
+struct Stream {
+    open: OpenStream,
+    /// Of an exec.
+    turn: Option<Turn>,
+}
+
+impl Stream {
+    async fn run(self, relay: impl Future<Output = End>) {
+        let Self { open, turn } = self;
+        tokio::pin!(relay);
+        let end = match turn {
+            None => relay.await,
+            Some(turn) => {
+                let claim = turn.claim();
+                tokio::pin!(claim);
+                tokio::select! {
+                    end = &mut relay => {
+                        // The runtime ends a stream when the process has ended; else it may be starting.
+                        if end != End::Server {
+                            drop(tokio::time::timeout(LATE, claim).await);
+                        }
+                        end
+                    }
+                    claim = &mut claim => {
+                        let end = relay.await;
+                        drop(claim);
+                        end
+                    }
+                }
+            }
+        };
+        tracing::debug!(?end, "stream ended");
+        drop(open);
+    }
 }
 
 /// Checks that it is an upgrade and that there is room for a stream.
@@ -166,7 +206,7 @@ fn target(url: &str) -> Result<(SocketAddr, Uri), Refusal> {
 async fn pass_on(
     url: &str,
     mut request: Request<Incoming>,
-    open: OpenStream,
+    held: Stream,
     upgraded: &Upgraded,
 ) -> Result<Answer, Refusal> {
     let (address, uri) = target(url)?;
@@ -187,10 +227,8 @@ async fn pass_on(
         let (near, far) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer));
         upgraded.leave(async move {
             if let (Ok(near), Ok(far)) = tokio::join!(near, far) {
-                let end = relay(TokioIo::new(near), TokioIo::new(far)).await;
-                tracing::debug!(?end, "stream ended");
+                held.run(relay(TokioIo::new(near), TokioIo::new(far))).await;
             }
-            drop(open);
         });
         return Ok(answer.map(|_| body(Bytes::new())));
     }

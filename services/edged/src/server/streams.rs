@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::claim::Claims;
 use super::limits::MAX_STREAMS;
 
 /// A kind of stream: `logs`, `exec`, `attach`, `portforward`.
@@ -24,11 +25,13 @@ struct KindLabel {
 pub(crate) struct Streams {
     places: Arc<Semaphore>,
     open: Family<KindLabel, Gauge>,
+    pub(super) claims: Claims,
 }
 
 impl Streams {
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let streams = Self { places: Arc::new(Semaphore::new(MAX_STREAMS)), open: Family::default() };
+        let streams =
+            Self { places: Arc::new(Semaphore::new(MAX_STREAMS)), open: Family::default(), claims: Claims::default() };
         registry.register("streams", "Open streams of the kubelet API by kind", streams.open.clone());
         streams
     }
