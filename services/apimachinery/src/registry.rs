@@ -123,6 +123,7 @@ const BUILTIN: &[Row] = &[
         &["po"],
         &["status", "binding", "eviction", "ephemeralcontainers", "log", "exec", "attach", "portforward"],
     ),
+    ("", "v1", "podtemplates", "PodTemplate", NS, &[], &[]),
     ("", "v1", "secrets", "Secret", NS, &[], &[]),
     ("", "v1", "serviceaccounts", "ServiceAccount", NS, &["sa"], &["token"]),
     ("", "v1", "services", "Service", NS | ALL, &["svc"], &["status"]),
@@ -159,8 +160,17 @@ const BUILTIN: &[Row] = &[
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", ANY, &[], &[]),
     ("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", NS | ANY, &[], &[]),
     ("rbac.authorization.k8s.io", "v1", "roles", "Role", NS | ANY, &[], &[]),
+    ("resource.k8s.io", "v1", "deviceclasses", "DeviceClass", GEN, &[], &[]),
+    ("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", NS, &[], &["status"]),
+    ("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate", NS, &[], &[]),
+    ("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", GEN, &[], &[]),
     ("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", 0, &["pc"], &[]),
+    ("storage.k8s.io", "v1", "csidrivers", "CSIDriver", 0, &[], &[]),
+    ("storage.k8s.io", "v1", "csinodes", "CSINode", 0, &[], &[]),
+    ("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity", NS, &[], &[]),
     ("storage.k8s.io", "v1", "storageclasses", "StorageClass", 0, &["sc"], &[]),
+    ("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", 0, &[], &["status"]),
+    ("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", 0, &["vac"], &[]),
 ];
 
 fn builtin(row: &Row) -> Resource {

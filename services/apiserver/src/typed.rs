@@ -40,6 +40,7 @@ fn round_trip(resource: &Resource, value: &Value) -> Option<Result<Value, serde_
         ("", "PersistentVolume") => core::PersistentVolume,
         ("", "PersistentVolumeClaim") => core::PersistentVolumeClaim,
         ("", "Event") => core::Event,
+        ("", "PodTemplate") => core::PodTemplate,
         ("apps", "Deployment") => apps::Deployment,
         ("apps", "ReplicaSet") => apps::ReplicaSet,
         ("apps", "DaemonSet") => apps::DaemonSet,
@@ -58,7 +59,11 @@ fn round_trip(resource: &Resource, value: &Value) -> Option<Result<Value, serde_
         ("rbac.authorization.k8s.io", "ClusterRole") => rbac::ClusterRole,
         ("rbac.authorization.k8s.io", "ClusterRoleBinding") => rbac::ClusterRoleBinding,
         ("scheduling.k8s.io", "PriorityClass") => scheduling::PriorityClass,
+        ("storage.k8s.io", "CSIDriver") => storage::CSIDriver,
+        ("storage.k8s.io", "CSINode") => storage::CSINode,
+        ("storage.k8s.io", "CSIStorageCapacity") => storage::CSIStorageCapacity,
         ("storage.k8s.io", "StorageClass") => storage::StorageClass,
+        ("storage.k8s.io", "VolumeAttachment") => storage::VolumeAttachment,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => apiextensions::CustomResourceDefinition,
     )
 }
@@ -82,8 +87,8 @@ pub(crate) fn check(resource: &Resource, object: &mut Value) -> Result<Vec<Strin
 
 /// Quantities may be written as numbers; the structs know only strings.
 fn quantities(value: &mut Value) {
-    const MAPS: &[&str] = &["limits", "requests", "capacity", "allocatable", "overhead"];
-    const SCALARS: &[&str] = &["sizeLimit", "divisor"];
+    const MAPS: &[&str] = &["limits", "requests", "capacity", "allocatable", "overhead", "podFixed"];
+    const SCALARS: &[&str] = &["sizeLimit", "divisor", "maximumVolumeSize"];
     match value {
         Value::Object(map) => {
             for (name, inner) in map.iter_mut() {

@@ -8,6 +8,7 @@ pub(crate) mod namespace;
 pub(crate) mod pod;
 mod pod_defaults;
 pub(crate) mod service;
+mod storage;
 mod workload;
 
 use jiff::Timestamp;
@@ -27,17 +28,12 @@ pub(crate) fn defaults(storage: &str, object: &mut Value) {
         "/services" => service::defaults(object),
         "/secrets" => secret(object),
         "/namespaces" => namespace::defaults(object),
-        "/persistentvolumes" => {
-            let spec = map_mut(object, &["spec"]);
-            default_to(spec, "persistentVolumeReclaimPolicy", "Retain");
-            default_to(spec, "volumeMode", "Filesystem");
-        }
-        "/persistentvolumeclaims" => default_to(map_mut(object, &["spec"]), "volumeMode", "Filesystem"),
+        "/podtemplates" => pod_defaults::pod_spec(map_mut(object, &["template", "spec"])),
         "discovery.k8s.io/endpointslices" => service::slice_defaults(object),
         "apiextensions.k8s.io/customresourcedefinitions" => definition::defaults(object),
         "rbac.authorization.k8s.io/rolebindings" | "rbac.authorization.k8s.io/clusterrolebindings" => binding(object),
         _ if storage.starts_with("apps/") || storage.starts_with("batch/") => workload::defaults(storage, object),
-        _ => {}
+        _ => storage::defaults(storage, object),
     }
 }
 
@@ -73,6 +69,7 @@ pub(crate) fn validate(storage: &str, object: &Value, old: Option<(&Value, &str)
         "/services" => service::validate(object, before, errors),
         "/configmaps" | "/secrets" => data(storage, object, before, errors),
         "/nodes" => node(object, errors),
+        "/podtemplates" => pod::validate_spec(object, "/template/spec", "template.spec", errors),
         "apiextensions.k8s.io/customresourcedefinitions" => definition::validate(object, errors),
         "discovery.k8s.io/endpointslices" => {
             let kind = str_at(object, "/addressType");
@@ -94,7 +91,7 @@ pub(crate) fn validate(storage: &str, object: &Value, old: Option<(&Value, &str)
         _ if storage.starts_with("apps/") || storage.starts_with("batch/") => {
             workload::validate(storage, object, before, errors)
         }
-        _ => {}
+        _ => storage::validate(storage, object, before, errors),
     }
 }
 

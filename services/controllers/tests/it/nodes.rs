@@ -1,7 +1,7 @@
 //! Nodes that go silent, come back, and go for good.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use skerry_controllers::Options;
 
@@ -125,5 +125,49 @@ async fn pods_of_a_deleted_node_are_deleted() {
     c.nodes().delete("n1", &DeleteParams::default()).await.unwrap();
     until("its pod is gone", async || c.api::<Pod>().get_opt("p").await.unwrap().is_none().then_some(())).await;
     c.running("app=q", 1).await;
+    c.stop().await;
+}
+
+/// Two pods on a node that tolerate its coming taint for so long.
+async fn tolerant_pods(c: &Cluster, seconds: [i64; 2]) {
+    c.node("n1").await;
+    c.node("n2").await;
+    for (name, seconds) in ["short", "long"].into_iter().zip(seconds) {
+        let toleration = json!([{"key": "maintenance", "operator": "Equal", "value": "now", "effect": "NoExecute", "tolerationSeconds": seconds}]);
+        c.create::<Pod>(pod(name, "n1", toleration)).await;
+        c.running(&format!("app={name}"), 1).await;
+    }
+}
+
+async fn taint(c: &Cluster, node: &str, taints: Value) {
+    let patch = Patch::Merge(json!({"spec": {"taints": taints}}));
+    c.nodes().patch(node, &PatchParams::default(), &patch).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taint_evicts_each_pod_when_its_time_is_up() {
+    let c = start_with(fast()).await;
+    tolerant_pods(&c, [1, 3600]).await;
+    taint(&c, "n1", json!([{"key": "maintenance", "value": "now", "effect": "NoExecute"}])).await;
+    until("the impatient pod is gone", async || c.api::<Pod>().get_opt("short").await.unwrap().is_none().then_some(()))
+        .await;
+    assert!(c.pod("long").await.metadata.deletion_timestamp.is_none());
+    // Another value is not tolerated at all.
+    taint(&c, "n1", json!([{"key": "maintenance", "value": "later", "effect": "NoExecute"}])).await;
+    until("the other pod is gone", async || c.api::<Pod>().get_opt("long").await.unwrap().is_none().then_some(()))
+        .await;
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taint_that_goes_in_time_evicts_nothing() {
+    let c = start_with(fast()).await;
+    tolerant_pods(&c, [2, 5]).await;
+    taint(&c, "n1", json!([{"key": "maintenance", "value": "now", "effect": "NoExecute"}])).await;
+    until("the impatient pod is gone", async || c.api::<Pod>().get_opt("short").await.unwrap().is_none().then_some(()))
+        .await;
+    taint(&c, "n1", json!([])).await;
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert!(c.pod("long").await.metadata.deletion_timestamp.is_none(), "the taint was gone before its time was up");
     c.stop().await;
 }

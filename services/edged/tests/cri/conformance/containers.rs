@@ -214,7 +214,9 @@ async fn pods_are_updated_and_removed() {
     node.until_running("removed").await;
     let mut pod = node.hub.get("Pod", "test", "kept").unwrap();
     pod["metadata"]["labels"] = json!({ "time": "1" });
+    pod["metadata"]["generation"] = 2.into();
     node.hub.put("Pod", "test", "kept", pod.clone());
+    node.until("kept", "the new generation", |s| s["observedGeneration"] == 2).await;
     let began = std::time::Instant::now();
     node.delete_gracefully("removed", 1);
     node.until_deleted("removed").await;
@@ -223,7 +225,8 @@ async fn pods_are_updated_and_removed() {
     assert!(same(&node.status("kept")), "new labels restart nothing");
     // A deadline that is set later ends the pod.
     pod["spec"]["activeDeadlineSeconds"] = 1.into();
+    pod["metadata"]["generation"] = 3.into();
     node.hub.put("Pod", "test", "kept", pod);
     let status = node.until("kept", "the deadline", |s| s["phase"] == "Failed").await;
-    assert_eq!(status["reason"], "DeadlineExceeded");
+    assert_eq!((&status["reason"], &status["observedGeneration"]), (&json!("DeadlineExceeded"), &json!(3)));
 }
