@@ -17,7 +17,6 @@ mod env;
 mod error;
 mod events;
 mod fields;
-#[allow(dead_code, reason = "probes and hooks call it as soon as they are there")]
 mod handler;
 mod hash;
 mod hub;

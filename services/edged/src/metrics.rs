@@ -3,8 +3,11 @@
 //! Registered once at start; every task counts. Names begin with `skerry_edged_`.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::probe::ProbeLabels;
 
 /// See the module documentation.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +20,7 @@ pub(crate) struct Metrics {
     pub(crate) objects_refused: Counter,
     pub(crate) reports_rejected: Counter,
     pub(crate) hub_reconnects: Counter,
+    pub(crate) probes: Family<ProbeLabels, Counter>,
 }
 
 impl Metrics {
@@ -30,6 +34,7 @@ impl Metrics {
         registry.register("objects_refused", "Objects that could not be taken", metrics.objects_refused.clone());
         registry.register("reports_rejected", "Reports that edgehub refused", metrics.reports_rejected.clone());
         registry.register("hub_reconnects", "Connections to edgehub that ended", metrics.hub_reconnects.clone());
+        registry.register("prober_probe", "Probes of containers by type and result", metrics.probes.clone());
         metrics
     }
 }

@@ -28,7 +28,7 @@ use super::spec::PodExt;
 use super::status::{self, Inputs, backoff_message};
 use crate::context::{Context, now_ms};
 use crate::events::{Kind, Subject};
-use crate::probe::Results;
+use crate::probe::{Prober, Results};
 use crate::reports::Report;
 use crate::runtime::observe::Observer;
 use crate::volumes::PodDir;
@@ -70,8 +70,8 @@ pub(crate) struct Worker {
     moved: Arc<Notify>,
     observer: Observer,
     memory: Memory,
-    /// What the probes say; their task wakes the worker through `moved`.
-    probes: Results,
+    /// Asks the containers; it wakes the worker through `moved`.
+    prober: Prober,
     reported: Option<PodStatus>,
     /// What was reported last, also by an earlier process.
     known: Option<PodStatus>,
@@ -95,12 +95,12 @@ impl Worker {
         let (tx, rx) = watch::channel(control);
         let moved = Arc::new(Notify::new());
         let worker = Self {
+            prober: Prober::new(Arc::clone(&context), Arc::clone(&moved)),
             context,
             control: rx,
             moved: Arc::clone(&moved),
             observer: Observer::default(),
             memory: Memory::default(),
-            probes: Results::default(),
             reported: None,
             known: None,
             repeated: 0,
@@ -142,7 +142,8 @@ impl Worker {
             let now = now_ms();
             let desired = self.desired(&control, now);
             let (failure, deadline) = self.failure(&control, now);
-            let (memory, probes, failure) = (&self.memory, &self.probes, failure.as_ref());
+            let probes = self.look(&control, &seen, desired, failure.as_ref());
+            let (memory, probes, failure) = (&self.memory, &probes, failure.as_ref());
             let view = View { pod: &control.pod, desired, seen: &seen, memory, probes, failure, now };
             let mut plan = plan(&view);
             plan.wake_at = plan.wake_at.into_iter().chain(deadline).min();
@@ -232,6 +233,7 @@ impl Worker {
                 tokio::select! {
                     biased;
                     done = &mut work => break Some(done),
+                    () = self.moved.notified(), if stopping => self.tell_meanwhile(control, &before).await,
                     changed = self.control.changed(), if can_be_cut => {
                         let newest = self.control.borrow().clone();
                         if changed.is_err() {
@@ -285,6 +287,26 @@ impl Worker {
                 let left = at.saturating_duration_since(Instant::now());
                 Desired::End { deadline: now.saturating_add(millis(left)) }
             }
+        }
+    }
+
+    /// What the probes say about what was seen.
+    fn look(&mut self, control: &Control, seen: &Observed, desired: Desired, failure: Option<&Failure>) -> Results {
+        let ending = failure.is_some() || matches!(desired, Desired::End { .. });
+        self.prober.look(&control.pod, seen, ending, self.known.as_ref())
+    }
+
+    /// Reports what happens while containers stop, which may take long: readiness, and who has ended.
+    async fn tell_meanwhile(&mut self, control: &Control, memory: &Memory) {
+        let Ok(seen) = self.observer.observe(&self.context.cri, control.pod.uid()).await else { return };
+        let now = now_ms();
+        let desired = self.desired(control, now);
+        let (failure, _) = self.failure(control, now);
+        let probes = self.look(control, &seen, desired, failure.as_ref());
+        let (probes, failure) = (&probes, failure.as_ref());
+        let view = View { pod: &control.pod, desired, seen: &seen, memory, probes, failure, now };
+        if let Some(status) = self.status(control, &view, &Plan::default()) {
+            self.tell(control, status).await;
         }
     }
 

@@ -37,9 +37,13 @@ pub(crate) struct Unhealthy {
 }
 
 impl Results {
-    #[cfg(test)]
     pub(crate) fn set(&mut self, name: &str, outcome: Outcome) {
         self.0.insert(name.to_owned(), outcome);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn get(&self, name: &str) -> Option<&Outcome> {
+        self.0.get(name)
     }
 
     fn of(&self, seen: &Container) -> Option<&Outcome> {
