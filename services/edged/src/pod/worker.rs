@@ -305,7 +305,7 @@ impl Worker {
         let probes = self.look(control, &seen, desired, failure.as_ref());
         let (probes, failure) = (&probes, failure.as_ref());
         let view = View { pod: &control.pod, desired, seen: &seen, memory, probes, failure, now };
-        if let Some(status) = self.status(control, &view, &Plan::default()) {
+        if let Some(status) = self.status(control, &view, &plan(&view)) {
             self.tell(control, status).await;
         }
     }

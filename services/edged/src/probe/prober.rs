@@ -5,7 +5,7 @@
 //! which sleeps until the next question is due, and one more for each question that is open. Questions about
 //! a container that is gone are dropped, and with the prober all of them, so nothing is left of a pod that
 //! ended or an agent that stops. Limits: one open question per probe; a question that cannot be asked is
-//! repeated [`TRIES`] times at once and then forgotten.
+//! asked [`TRIES`] times at once, within its timeout, and then forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -181,9 +181,10 @@ async fn answer(context: Arc<Context>, pod: Arc<Pod>, pod_ip: String, question: 
     let target = Target { cri: &context.cri, container_id: &question.container_id, container, pod_ip: &pod_ip };
     let mut outcome = Outcome::Unknown("missing probe handler".into());
     if let Some(action) = Action::of_probe(probe) {
+        let began = Instant::now();
         for _ in 0..TRIES {
             outcome = handler::run(target, action, Purpose::Probe, timeout(probe)).await;
-            if !matches!(outcome, Outcome::Unknown(_)) {
+            if !matches!(outcome, Outcome::Unknown(_)) || began.elapsed() >= timeout(probe) {
                 break;
             }
         }

@@ -5,6 +5,7 @@ mod conformance;
 mod hub;
 mod lifecycle;
 mod node;
+mod probes;
 mod resources;
 
 use std::fs;

@@ -1,5 +1,6 @@
 //! A node for a test: real containerd, edged in this process, and the stand-in for EdgeHub.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use skerry_common::{NodeName, drain, kinds};
 use skerry_edged::{Config, Connect, Edged};
 use skerry_rpc::PipeConnector;
+use skerry_telemetry::Registry;
 use skerry_test_support::Containerd;
 use tokio::task::JoinHandle;
 
@@ -23,6 +25,9 @@ pub(crate) struct Node {
     pub(crate) name: String,
     connector: PipeConnector,
     _hub_stop: drain::Trigger,
+    /// Of the agent that runs.
+    telemetry: Registry,
+    node_ip: Option<IpAddr>,
     agent: Option<(drain::Trigger, JoinHandle<Result<(), skerry_edged::Error>>)>,
     /// Last: the agent and the hub stop before the runtime goes.
     pub(crate) containerd: Containerd,
@@ -30,12 +35,33 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start() -> Self {
+        Self::start_at(None).await
+    }
+
+    /// A node that has this address.
+    pub(crate) async fn start_at(node_ip: Option<IpAddr>) -> Self {
         let containerd = Containerd::start().await.unwrap();
         let (hub, connector, hub_stop) = Hub::start().await;
         let name = format!("node-{}", std::process::id());
-        let mut node = Self { hub, name, connector, _hub_stop: hub_stop, agent: None, containerd };
+        let mut node = Self {
+            hub,
+            name,
+            connector,
+            _hub_stop: hub_stop,
+            telemetry: Registry::new(),
+            node_ip,
+            agent: None,
+            containerd,
+        };
         node.start_agent().await;
         node
+    }
+
+    /// A counter of the agent that runs, by name and labels; zero until it counted.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.telemetry.encode();
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap()).unwrap_or_default()
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -52,8 +78,9 @@ impl Node {
         config.pod_log_dir = self.logs();
         config.cgroup_root = self.containerd.cgroup_root();
         config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
-        let registry = skerry_telemetry::Registry::new();
-        let edged = Edged::build(config, Connect::Pipe(self.connector.clone()), &registry).await.unwrap();
+        config.node_ip = self.node_ip;
+        self.telemetry = Registry::new();
+        let edged = Edged::build(config, Connect::Pipe(self.connector.clone()), &self.telemetry).await.unwrap();
         let (trigger, watch) = drain::channel(Duration::from_secs(5));
         self.agent = Some((trigger, tokio::spawn(edged.run(watch))));
     }
