@@ -5,7 +5,6 @@ mod server;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use skerry_common::kinds;
