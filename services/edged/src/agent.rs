@@ -329,8 +329,11 @@ impl Agent {
             let (context, dir) = (Arc::clone(&self.context), PodDir::new(&self.context.root, &uid));
             tokio::task::spawn_blocking(move || {
                 // The directory last: it is how the rest is found.
-                if let Err(error) = context.cgroups.remove_pod(&uid).and_then(|()| volumes::clean_up(&dir)) {
-                    tracing::warn!(dir = %dir.path().display(), %error, "what a former pod left was not removed");
+                match context.cgroups.remove_pod(&uid).and_then(|()| volumes::clean_up(&dir)) {
+                    Ok(()) => context.user_namespaces.release(&uid),
+                    Err(error) => {
+                        tracing::warn!(dir = %dir.path().display(), %error, "what a former pod left was not removed");
+                    }
                 }
             });
         }

@@ -31,6 +31,7 @@ use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
 use crate::runtime::{Cri, find};
 use crate::server::{Server, Streams};
+use crate::userns::UserNamespaces;
 
 /// Time for the last reports at a stop.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -107,6 +108,7 @@ impl Edged {
             starts: Semaphore::new(PARALLEL_STARTS),
             resources: cgroups.node(node::memory_capacity(), config.memory_qos),
             cgroups,
+            user_namespaces: UserNamespaces::load(&config.root_dir, config.max_pods),
             started: tokio::time::Instant::now(),
             streams: telemetry.sub("edged", Streams::new),
             api_port: server.as_ref().map(Server::port),

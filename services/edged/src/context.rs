@@ -3,6 +3,7 @@
 //! Built once by [`crate::app`]; everything in it is cheap to reach and none of it is locked over an
 //! await. The [`Facts`] of the node change when its addresses do.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pod::UnixMs;
 use crate::pod::failure::Failure;
+use crate::pod::spec::PodExt;
 use crate::reports::Outbox;
 use crate::resources::NodeResources;
 use crate::runtime::Cri;
@@ -23,6 +25,7 @@ use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::Health;
 use crate::runtime::sandbox_config::Surroundings;
 use crate::server::Streams;
+use crate::userns::UserNamespaces;
 
 /// Sandboxes and containers that are created at a time; more only make each of them slower.
 pub(crate) const PARALLEL_STARTS: usize = 8;
@@ -49,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
     pub(crate) cgroups: Cgroups,
+    pub(crate) user_namespaces: UserNamespaces,
     pub(crate) resources: NodeResources,
     pub(crate) started: tokio::time::Instant,
     pub(crate) learned: RwLock<Learned>,
@@ -67,6 +71,10 @@ pub(crate) struct Learned {
     /// Scheme of container ids: `containerd`, `cri-o`.
     pub(crate) runtime: String,
     pub(crate) runtime_version: String,
+    /// Handlers whose pods can have user namespaces of their own.
+    pub(crate) user_namespaces: BTreeSet<String>,
+    /// The runtime can leave out the groups that an image gives its user.
+    pub(crate) strict_groups: bool,
     /// The runtime can make what is mounted below a mount read-only too.
     pub(crate) recursive_read_only: bool,
 }
@@ -90,16 +98,15 @@ impl Context {
         attempt: u32,
         host_dns: &DnsConfig,
     ) -> skerry_proto::cri::v1::PodSandboxConfig {
-        let root = self.root_text();
         crate::runtime::sandbox_config::build(
             pod,
             attempt,
             Surroundings {
                 node: &self.node,
                 log_dir: &self.log_dir,
-                root: &root,
                 cluster_dns: &self.cluster_dns,
                 host_dns,
+                user_ids: self.user_namespaces.of(pod.uid()),
                 cgroup_parent: self.cgroups.parent(pod, self.learned().cgroups),
             },
         )

@@ -34,6 +34,7 @@ mod runtime;
 mod server;
 #[allow(dead_code, reason = "the node's API and the eviction read it")]
 mod stats;
+mod userns;
 mod volumes;
 
 pub use app::Edged;

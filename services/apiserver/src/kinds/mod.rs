@@ -7,6 +7,8 @@ mod definition;
 pub(crate) mod namespace;
 pub(crate) mod pod;
 mod pod_defaults;
+mod pod_security;
+mod runtime_class;
 pub(crate) mod service;
 mod storage;
 mod workload;

@@ -4,6 +4,7 @@
 //! pod's spec does not change except for images, tolerations (added) and activeDeadlineSeconds.
 //! Limits: [`ACCOUNT_TRIES`]. Stateless.
 
+use super::{pod_security, runtime_class};
 use crate::state::Api;
 use serde_json::{Map, Value, json};
 use skerry_apimachinery::json::{as_map, default_to, list_at, map_at, map_mut, set, str_at};
@@ -60,7 +61,8 @@ pub(crate) async fn admit(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
     {
         spec.insert("imagePullSecrets".into(), secrets.clone());
     }
-    priority(api, spec).map_err(forbidden)?;
+    priority(api, spec).map_err(&forbidden)?;
+    runtime_class::admit(api, spec).map_err(forbidden)?;
     default_to(spec, "enableServiceLinks", true);
     default_to(spec, "preemptionPolicy", "PreemptLowerPriority");
     tolerations(spec);
@@ -204,6 +206,7 @@ pub(crate) fn validate_spec(object: &Value, pointer: &str, path: &str, errors: &
             errors.push(FieldError::not_supported(format!("{path}.{field}"), value, allowed));
         }
     };
+    pod_security::validate(spec, path, errors);
     one_of("restartPolicy", &["Always", "OnFailure", "Never"], errors);
     one_of("dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], errors);
     let mut volumes = HashSet::new();

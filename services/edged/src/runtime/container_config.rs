@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use skerry_proto::cri::v1::{
-    ContainerConfig, ContainerMetadata, Image, ImageSpec, KeyValue, LinuxContainerConfig, Mount,
+    ContainerConfig, ContainerMetadata, IdMapping, Image, ImageSpec, KeyValue, LinuxContainerConfig, Mount,
 };
 
 use super::security;
@@ -16,6 +16,7 @@ use crate::resources;
 pub(crate) struct Parts<'a> {
     pub(crate) node: &'a str,
     pub(crate) root: &'a str,
+    pub(crate) user_ids: Option<IdMapping>,
     pub(crate) image: &'a Image,
     pub(crate) environment: &'a std::collections::BTreeMap<String, String>,
     pub(crate) mounts: Vec<Mount>,
@@ -36,7 +37,7 @@ pub(crate) fn build(pod: &Pod, container: &Container, parts: Parts<'_>) -> Resul
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, |name| parts.environment.get(name).cloned())).collect()
     };
-    let security_context = security::of_container(pod, container, parts.image, parts.root)?;
+    let security_context = security::of_container(pod, container, parts.image, parts.root, parts.user_ids)?;
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: parts.restart_count }),
         image: Some(ImageSpec {
@@ -54,7 +55,14 @@ pub(crate) fn build(pod: &Pod, container: &Container, parts: Parts<'_>) -> Resul
             .collect(),
         labels: labels::of_container(pod, &container.name, parts.node),
         annotations: labels::annotations_of_container(pod, container, parts.restart_count),
-        mounts: parts.mounts,
+        // Files keep the owners that the container sees.
+        mounts: match parts.user_ids {
+            None => parts.mounts,
+            Some(ids) => {
+                let mapped = |m: Mount| Mount { uid_mappings: vec![ids], gid_mappings: vec![ids], ..m };
+                parts.mounts.into_iter().map(mapped).collect()
+            }
+        },
         log_path: log_path(&container.name, parts.restart_count),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),

@@ -1,5 +1,6 @@
 //! The container runtime: its client, what it shows, and what it is told.
 
+pub(crate) mod app_armor;
 pub(crate) mod client;
 pub(crate) mod container_config;
 pub(crate) mod dns;

@@ -14,7 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skerry_proto::cri::v1::StatusResponse;
+use skerry_proto::cri::v1::{RuntimeHandler, StatusResponse};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -203,10 +203,15 @@ impl Relist {
         let cgroups = cgroup_driver(&status.info);
         let default = status.runtime_handlers.iter().find(|h| h.name.is_empty());
         let recursive = default.and_then(|h| h.features.as_ref()).is_some_and(|f| f.recursive_read_only_mounts);
+        let strict_groups = status.features.is_some_and(|f| f.supplemental_groups_policy);
+        let able = |h: &&RuntimeHandler| h.features.as_ref().is_some_and(|f| f.user_namespaces);
+        let user_namespaces = status.runtime_handlers.iter().filter(able).map(|h| h.name.clone()).collect();
         if let Ok(version) = self.context.cri.version().await {
             self.context.learn(|l| {
                 l.cgroups = cgroups;
                 l.recursive_read_only = recursive;
+                l.user_namespaces = user_namespaces;
+                l.strict_groups = strict_groups;
                 l.runtime = version.runtime_name;
                 l.runtime_version = version.runtime_version;
             });

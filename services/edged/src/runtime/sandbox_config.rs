@@ -6,7 +6,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use skerry_proto::cri::v1::{
-    DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
+    DnsConfig, IdMapping, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
 };
 
 use super::{dns, security};
@@ -18,7 +18,7 @@ use crate::resources;
 pub(crate) struct Surroundings<'a> {
     pub(crate) node: &'a str,
     pub(crate) log_dir: &'a Path,
-    pub(crate) root: &'a str,
+    pub(crate) user_ids: Option<IdMapping>,
     pub(crate) cluster_dns: &'a dns::ClusterDns,
     pub(crate) host_dns: &'a DnsConfig,
     /// Empty: the runtime chooses.
@@ -54,7 +54,7 @@ pub(crate) fn build(pod: &Pod, attempt: u32, around: Surroundings<'_>) -> PodSan
         annotations: pod.metadata.annotations.iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: around.cgroup_parent,
-            security_context: Some(security::of_sandbox(pod, around.root)),
+            security_context: Some(security::of_sandbox(pod, around.user_ids)),
             sysctls: context
                 .iter()
                 .flat_map(|c| c.sysctls.iter().flatten())

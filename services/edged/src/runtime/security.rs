@@ -3,11 +3,12 @@
 //! A container's own setting wins over its pod's. What the runtime cannot do is its error, which the
 //! user sees; what must be refused here (`runAsNonRoot`) gives the kubelet's message.
 
+use super::app_armor;
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SeccompProfile};
 use skerry_proto::cri::v1::security_profile::ProfileType;
 use skerry_proto::cri::v1::{
-    Capability, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+    Capability, IdMapping, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
 };
 
 use crate::pod::spec::PodExt;
@@ -35,7 +36,7 @@ fn number(value: Option<i64>) -> Option<Int64Value> {
 }
 
 /// Which namespaces the pod's containers share, with each other or with the host.
-pub(crate) fn namespaces(pod: &Pod) -> NamespaceOption {
+pub(crate) fn namespaces(pod: &Pod, user_ids: Option<IdMapping>) -> NamespaceOption {
     let spec = pod.spec();
     let host = |wanted: Option<bool>, other: NamespaceMode| {
         if wanted.unwrap_or(false) { NamespaceMode::Node } else { other }.into()
@@ -45,6 +46,11 @@ pub(crate) fn namespaces(pod: &Pod) -> NamespaceOption {
         network: host(spec.host_network, NamespaceMode::Pod),
         pid: host(spec.host_pid, if shared { NamespaceMode::Pod } else { NamespaceMode::Container }),
         ipc: host(spec.host_ipc, NamespaceMode::Pod),
+        userns_options: user_ids.map(|ids| UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: vec![ids],
+            gids: vec![ids],
+        }),
         ..NamespaceOption::default()
     }
 }
@@ -63,19 +69,20 @@ fn is_privileged(container: &Container) -> bool {
 }
 
 /// For the sandbox.
-pub(crate) fn of_sandbox(pod: &Pod, root: &str) -> LinuxSandboxSecurityContext {
+pub(crate) fn of_sandbox(pod: &Pod, user_ids: Option<IdMapping>) -> LinuxSandboxSecurityContext {
     let context = pod.spec().security_context.as_ref();
     let (supplemental_groups, supplemental_groups_policy) = groups(pod);
     let all = pod.containers().iter().chain(pod.init_containers());
     LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, user_ids)),
         run_as_user: number(context.and_then(|c| c.run_as_user)),
         // Refused by the runtime without a user.
         run_as_group: number(context.filter(|c| c.run_as_user.is_some()).and_then(|c| c.run_as_group)),
         supplemental_groups,
         supplemental_groups_policy,
         privileged: all.into_iter().any(is_privileged),
-        seccomp: Some(seccomp(context.and_then(|c| c.seccomp_profile.as_ref()), root)),
+        // Its own process only waits, whatever the pod's containers need.
+        seccomp: Some(profile(ProfileType::RuntimeDefault, String::new())),
         selinux_options: context.and_then(|c| c.se_linux_options.as_ref()).map(selinux),
         ..LinuxSandboxSecurityContext::default()
     }
@@ -84,12 +91,14 @@ pub(crate) fn of_sandbox(pod: &Pod, root: &str) -> LinuxSandboxSecurityContext {
 /// For a container whose image is known.
 ///
 /// # Errors
-/// The kubelet's message when the container must not run as root but would.
+/// The kubelet's message when the container must not run as root but would, or its seccomp profile
+/// has no file.
 pub(crate) fn of_container(
     pod: &Pod,
     container: &Container,
     image: &Image,
     root: &str,
+    user_ids: Option<IdMapping>,
 ) -> Result<LinuxContainerSecurityContext, String> {
     let of_pod = pod.spec().security_context.as_ref();
     let own = container.security_context.as_ref();
@@ -110,13 +119,12 @@ pub(crate) fn of_container(
         drop_capabilities: c.drop.clone().unwrap_or_default(),
         add_ambient_capabilities: Vec::new(),
     });
-    let profile = own.and_then(|c| c.seccomp_profile.as_ref()).or(of_pod.and_then(|c| c.seccomp_profile.as_ref()));
-    let armor = own.and_then(|c| c.app_armor_profile.as_ref()).or(of_pod.and_then(|c| c.app_armor_profile.as_ref()));
+    let filter = own.and_then(|c| c.seccomp_profile.as_ref()).or(of_pod.and_then(|c| c.seccomp_profile.as_ref()));
     let labels = own.and_then(|c| c.se_linux_options.as_ref()).or(of_pod.and_then(|c| c.se_linux_options.as_ref()));
     Ok(LinuxContainerSecurityContext {
         capabilities: capabilities.or_else(|| Some(Capability::default())),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, user_ids)),
         selinux_options: labels.map(selinux),
         run_as_user: number(user.or(image_user.filter(|_| group.is_some()))),
         run_as_group: number(group),
@@ -127,8 +135,8 @@ pub(crate) fn of_container(
         no_new_privs: own.and_then(|c| c.allow_privilege_escalation) == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
-        seccomp: Some(if privileged { unconfined() } else { seccomp(profile, root) }),
-        apparmor: armor.map(app_armor),
+        seccomp: Some(if privileged { unconfined() } else { seccomp(filter, root)? }),
+        apparmor: app_armor::profile(pod, container).as_ref().map(app_armor_profile),
     })
 }
 
@@ -152,40 +160,39 @@ fn check_not_root(
     }
 }
 
-fn unconfined() -> SecurityProfile {
-    SecurityProfile { profile_type: ProfileType::Unconfined.into(), localhost_ref: String::new() }
+fn profile(kind: ProfileType, localhost_ref: String) -> SecurityProfile {
+    SecurityProfile { profile_type: kind.into(), localhost_ref }
 }
 
-fn seccomp(profile: Option<&SeccompProfile>, root: &str) -> SecurityProfile {
-    let Some(profile) = profile else { return unconfined() };
-    match profile.type_.as_str() {
-        "RuntimeDefault" => {
-            SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), localhost_ref: String::new() }
-        }
+fn unconfined() -> SecurityProfile {
+    profile(ProfileType::Unconfined, String::new())
+}
+
+fn seccomp(wanted: Option<&SeccompProfile>, root: &str) -> Result<SecurityProfile, String> {
+    let Some(wanted) = wanted else { return Ok(unconfined()) };
+    match wanted.type_.as_str() {
+        "RuntimeDefault" => Ok(profile(ProfileType::RuntimeDefault, String::new())),
         "Localhost" => {
-            let name = profile.localhost_profile.as_deref().unwrap_or_default();
-            // A path that leaves the directory names a file that does not exist, which the runtime refuses.
-            let safe = !name.split('/').any(|p| p == "..") && !name.starts_with('/');
-            let name = if safe { name } else { "invalid" };
-            SecurityProfile {
-                profile_type: ProfileType::Localhost.into(),
-                localhost_ref: format!("{root}/{SECCOMP_DIR}/{name}"),
+            let name = wanted.localhost_profile.as_deref().unwrap_or_default();
+            if name.is_empty() {
+                return Err("localhostProfile must be set if seccompProfile type is Localhost.".into());
             }
+            if name.starts_with('/') || name.split('/').any(|part| part == "..") {
+                return Err(format!("localhostProfile {name:?} must be a path below the node's seccomp directory"));
+            }
+            Ok(profile(ProfileType::Localhost, format!("{root}/{SECCOMP_DIR}/{name}")))
         }
-        _ => unconfined(),
+        _ => Ok(unconfined()),
     }
 }
 
-fn app_armor(profile: &AppArmorProfile) -> SecurityProfile {
-    let profile_type = match profile.type_.as_str() {
+fn app_armor_profile(wanted: &AppArmorProfile) -> SecurityProfile {
+    let kind = match wanted.type_.as_str() {
         "Unconfined" => ProfileType::Unconfined,
         "Localhost" => ProfileType::Localhost,
         _ => ProfileType::RuntimeDefault,
     };
-    SecurityProfile {
-        profile_type: profile_type.into(),
-        localhost_ref: profile.localhost_profile.clone().unwrap_or_default(),
-    }
+    profile(kind, wanted.localhost_profile.clone().unwrap_or_default())
 }
 
 fn selinux(options: &k8s_openapi::api::core::v1::SELinuxOptions) -> SeLinuxOption {
@@ -209,7 +216,7 @@ mod tests {
             "spec": {"securityContext": pod, "containers": [{"name": "c", "securityContext": container}]}
         }))
         .unwrap();
-        of_container(&pod, &pod.containers()[0], image, "/root")
+        of_container(&pod, &pod.containers()[0], image, "/root", None)
     }
 
     #[test]
@@ -242,10 +249,62 @@ mod tests {
 
     #[test]
     fn a_seccomp_profile_stays_in_its_directory() {
-        let profile = |p: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": p}});
-        let reference =
-            |p: &str| context(&json!({}), &profile(p), &Image::default()).unwrap().seccomp.unwrap().localhost_ref;
-        assert_eq!(reference("a.json"), "/root/seccomp/a.json");
-        assert_eq!(reference("../a.json"), "/root/seccomp/invalid");
+        let got = |own: Value| context(&json!({}), &own, &Image::default()).map(|c| c.seccomp.unwrap());
+        let local = |p: &str| got(json!({"seccompProfile": {"type": "Localhost", "localhostProfile": p}}));
+        assert_eq!(local("dir/a.json").unwrap().localhost_ref, "/root/seccomp/dir/a.json");
+        for bad in ["", "../a.json", "a/../../b", "/etc/passwd"] {
+            assert!(local(bad).is_err(), "{bad}");
+        }
+        let kind = |own: Value| got(own).unwrap().profile_type();
+        assert_eq!(kind(json!({})), ProfileType::Unconfined);
+        let default = json!({"type": "RuntimeDefault"});
+        assert_eq!(kind(json!({"seccompProfile": default})), ProfileType::RuntimeDefault);
+        assert_eq!(kind(json!({"seccompProfile": default, "privileged": true})), ProfileType::Unconfined);
+    }
+
+    #[test]
+    fn namespaces_and_groups_follow_the_pod() {
+        let pod = |spec: Value| -> Pod {
+            let mut whole = json!({"containers": [{"name": "c"}]});
+            whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+            serde_json::from_value(json!({"metadata": {}, "spec": whole})).unwrap()
+        };
+        use NamespaceMode::{Container, Node, Pod as OfPod};
+        for (spec, network, pid, ipc) in [
+            (json!({}), OfPod, Container, OfPod),
+            (json!({"shareProcessNamespace": true}), OfPod, OfPod, OfPod),
+            (json!({"hostPID": true, "hostIPC": true, "hostNetwork": true}), Node, Node, Node),
+        ] {
+            let got = namespaces(&pod(spec.clone()), None);
+            assert_eq!((got.network(), got.pid(), got.ipc()), (network, pid, ipc), "{spec}");
+            assert_eq!(got.userns_options, None);
+        }
+        let ids = IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
+        let user = namespaces(&pod(json!({})), Some(ids)).userns_options.unwrap();
+        assert_eq!((user.mode(), user.uids, user.gids), (OfPod, vec![ids], vec![ids]));
+        let of = of_sandbox(
+            &pod(
+                json!({"securityContext": {"fsGroup": 7, "supplementalGroups": [5], "supplementalGroupsPolicy": "Strict"}}),
+            ),
+            None,
+        );
+        assert_eq!(of.supplemental_groups, [5, 7]);
+        assert_eq!(of.supplemental_groups_policy(), SupplementalGroupsPolicy::Strict);
+    }
+
+    #[test]
+    fn capabilities_privileges_and_masks_are_passed_on() {
+        let own = json!({"capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}, "allowPrivilegeEscalation": false,
+                         "readOnlyRootFilesystem": true, "seLinuxOptions": {"level": "s0:c1"}});
+        let got = context(&json!({}), &own, &Image::default()).unwrap();
+        let capabilities = got.capabilities.unwrap();
+        assert_eq!(
+            (capabilities.add_capabilities, capabilities.drop_capabilities),
+            (vec!["NET_ADMIN".into()], vec!["ALL".into()])
+        );
+        assert!(got.no_new_privs && got.readonly_rootfs && !got.readonly_paths.is_empty());
+        assert_eq!(got.selinux_options.unwrap().level, "s0:c1");
+        let unmasked = context(&json!({}), &json!({"procMount": "Unmasked"}), &Image::default()).unwrap();
+        assert!(unmasked.masked_paths.is_empty() && unmasked.readonly_paths.is_empty() && !unmasked.no_new_privs);
     }
 }

@@ -7,6 +7,7 @@ mod lifecycle;
 mod node;
 mod probes;
 mod resources;
+mod security;
 
 use std::fs;
 use std::path::Path;

@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use crate::hub::Hub;
 
 pub(crate) const IMAGE: &str = "skerry.test/busybox:1";
+/// Processes that one pod may have.
+pub(crate) const POD_PIDS: i64 = 1000;
 /// A step of a test that takes longer has failed. Generous: the machine runs other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,6 +78,7 @@ impl Node {
         let mut config = Config::new(NodeName::parse(&self.name).unwrap());
         config.root_dir = self.root();
         config.pod_log_dir = self.logs();
+        config.pod_pids_limit = POD_PIDS;
         config.cgroup_root = self.containerd.cgroup_root();
         config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
         config.node_ip = self.node_ip;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::node::{IMAGE, Node, find_paths, wait};
+use crate::node::{IMAGE, Node, POD_PIDS, find_paths, wait};
 
 fn sleeper(name: &str, resources: &Value) -> Value {
     json!({"name": name, "image": IMAGE, "command": ["/bin/sleep", "3600"], "resources": resources})
@@ -82,6 +82,7 @@ async fn limits_reach_the_kernel_and_nothing_is_left_of_them() {
         assert_eq!(status["qosClass"], class, "{uid}");
         assert!(near(shares(&node, group), cpu), "{uid}: {}", shares(&node, group));
         assert_eq!((quota(&node, group), memory(&node, group)), (limit, bytes), "{uid}");
+        assert_eq!(value(&node, group, "pids.max", "pids.max"), POD_PIDS.to_string(), "{uid}");
     }
     // Classes: best effort gets what is left, burstable pods what they ask for together.
     assert_eq!(shares(&node, "besteffort"), 2);

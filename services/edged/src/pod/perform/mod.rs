@@ -141,6 +141,7 @@ async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, 
                 None => return Err(Status::not_found(format!("runtimeclass.node.k8s.io {name:?} not found"))),
             },
         };
+        place::identity(context, pod, &handler).await?;
         dns::hostname(pod, &context.cluster_dns.domain).map_err(Status::invalid_argument)?;
         let host_dns = dns::host();
         for (reason, message) in dns::notes(pod, &context.cluster_dns, &host_dns) {
@@ -187,7 +188,9 @@ async fn clean_up(context: &Arc<Context>, pod: &Arc<Pod>, memory: &mut Memory) -
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        volumes::clean_up(&PodDir::new(&shared.root, spec.uid()))
+        volumes::clean_up(&PodDir::new(&shared.root, spec.uid()))?;
+        shared.user_namespaces.release(spec.uid());
+        Ok(())
     })
     .await
     .unwrap_or_else(|_| Err(io::Error::other("the cleaning task ended")));

@@ -167,6 +167,7 @@ async fn configure(
     let parts = container_config::Parts {
         node: &context.node,
         root: &root,
+        user_ids: context.user_namespaces.of(pod.uid()),
         image,
         environment: &environment.values,
         mounts,
