@@ -8,8 +8,11 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use tokio::sync::RwLock;
@@ -65,6 +68,9 @@ pub(crate) struct Context {
     pub(crate) namespaces: Arc<Cache<Namespace>>,
     pub(crate) service_accounts: Arc<Cache<ServiceAccount>>,
     pub(crate) root_cas: Arc<Cache<ConfigMap>>,
+    pub(crate) claims: Arc<Cache<PersistentVolumeClaim>>,
+    pub(crate) volumes: Arc<Cache<PersistentVolume>>,
+    pub(crate) storage_classes: Arc<Cache<StorageClass>>,
 }
 
 fn by_controller<K: Resource>(object: &K, out: &mut Vec<Arc<str>>) {
@@ -99,7 +105,11 @@ fn trim_pod(pod: &mut Pod) {
             container.lifecycle = None;
             container.security_context = None;
         }
-        spec.volumes = None;
+        // Claims are bound for the pods that use them.
+        if let Some(volumes) = &mut spec.volumes {
+            volumes.retain(|v| v.persistent_volume_claim.is_some());
+        }
+        spec.volumes.take_if(|v| v.is_empty());
     }
     pod.metadata.annotations = pod.metadata.annotations.take().map(|mut a| {
         a.retain(|k, _| k == crate::replicaset::DELETION_COST);
@@ -130,6 +140,9 @@ impl Context {
             namespaces: Cache::new(Vec::new()),
             service_accounts: Cache::new(Vec::new()),
             root_cas: Cache::new(Vec::new()),
+            claims: Cache::new(Vec::new()),
+            volumes: Cache::new(Vec::new()),
+            storage_classes: Cache::new(Vec::new()),
         })
     }
 
@@ -172,6 +185,18 @@ impl Context {
             "watch configmaps",
             informer::run(Api::all(client.clone()), root_cas, self.root_cas.clone(), trim_root_ca),
         );
+        tasks.spawn(
+            "watch persistentvolumeclaims",
+            informer::run(Api::all(client.clone()), all(), self.claims.clone(), trim_meta),
+        );
+        tasks.spawn(
+            "watch persistentvolumes",
+            informer::run(Api::all(client.clone()), all(), self.volumes.clone(), trim_meta),
+        );
+        tasks.spawn(
+            "watch storageclasses",
+            informer::run(Api::all(client.clone()), all(), self.storage_classes.clone(), trim_meta),
+        );
     }
 
     /// Waits until every cache has seen a complete list: before that, absence means nothing.
@@ -188,6 +213,9 @@ impl Context {
         self.namespaces.wait_synced().await;
         self.service_accounts.wait_synced().await;
         self.root_cas.wait_synced().await;
+        self.claims.wait_synced().await;
+        self.volumes.wait_synced().await;
+        self.storage_classes.wait_synced().await;
     }
 
     /// The API of a namespaced kind.
@@ -236,5 +264,8 @@ pub(crate) mod testing {
         ctx.namespaces.retain_listed(&none);
         ctx.service_accounts.retain_listed(&none);
         ctx.root_cas.retain_listed(&none);
+        ctx.claims.retain_listed(&none);
+        ctx.volumes.retain_listed(&none);
+        ctx.storage_classes.retain_listed(&none);
     }
 }

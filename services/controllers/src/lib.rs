@@ -32,6 +32,7 @@ mod replicaset;
 mod run;
 mod scheduler;
 mod taints;
+mod volumes;
 
 pub use config::Options;
 pub use connect::connect;

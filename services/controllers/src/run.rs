@@ -21,7 +21,9 @@ use crate::machinery::events::Recorder;
 use crate::machinery::tasks::Tasks;
 use crate::metrics::Metrics;
 use crate::node::{eviction, lifecycle};
-use crate::{daemonset, deployment, endpoints, gc, job, namespace, namespace_defaults, podgc, replicaset, scheduler};
+use crate::{
+    daemonset, deployment, endpoints, gc, job, namespace, namespace_defaults, podgc, replicaset, scheduler, volumes,
+};
 
 /// How long a stop waits for what has begun. Shorter than the drain of a process.
 const FINISH: Duration = Duration::from_secs(5);
@@ -80,6 +82,7 @@ impl Controllers {
         lifecycle::install(&ctx, &mut tasks);
         eviction::install(&ctx, &mut tasks);
         podgc::install(&ctx, &mut tasks);
+        volumes::install(&ctx, &mut tasks);
         // Last: handlers see only what comes after they are registered.
         ctx.start_informers(&mut tasks);
         let (filled, synced) = (self.readiness.task("controllers' caches"), ctx.clone());

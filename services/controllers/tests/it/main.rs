@@ -13,4 +13,5 @@ mod cluster;
 mod deletion;
 mod nodes;
 mod scheduling;
+mod volumes;
 mod workloads;
