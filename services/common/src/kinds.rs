@@ -38,6 +38,9 @@ pub const NODE_STATUS: &str = "NodeStatus";
 pub const POD_STATUS: &str = "PodStatus";
 /// Up: the pod is gone from the node; delete the object with this uid. No body.
 pub const POD_DELETION: &str = "PodDeletion";
+/// Up: a pod that the node runs from a file of its own, to be shown in the API (JSON of a Pod). The newest
+/// wins.
+pub const MIRROR_POD: &str = "MirrorPod";
 /// Up: a core/v1 Event. All arrive, in order.
 pub const EVENT: &str = "Event";
 
@@ -57,11 +60,11 @@ pub const CONTROL: [&str; 9] = [
 /// [`CONTROL`] never waits for it.
 pub const BULK: [&str; 2] = [SERVICE, ENDPOINT_SLICE];
 /// What a node reports.
-pub const REPORTS: [&str; 5] = [NODE_REGISTRATION, NODE_STATUS, POD_STATUS, POD_DELETION, EVENT];
+pub const REPORTS: [&str; 6] = [NODE_REGISTRATION, NODE_STATUS, POD_STATUS, POD_DELETION, MIRROR_POD, EVENT];
 
 /// Whether only the newest report of a key matters.
 pub fn coalesces(kind: &str) -> bool {
-    matches!(kind, NODE_REGISTRATION | NODE_STATUS | POD_STATUS | POD_DELETION)
+    matches!(kind, NODE_REGISTRATION | NODE_STATUS | POD_STATUS | POD_DELETION | MIRROR_POD)
 }
 
 /// Whether the kind may be dropped, oldest first, when the edge store is full.

@@ -62,9 +62,11 @@ pub const NOT_ALLOWED: &str = "not_allowed";
 pub fn authorize(node: &NodeName, verb: Verb, kind: Kind, key: &Key, graph: &dyn Graph) -> Decision {
     match (verb, kind) {
         (Verb::Read | Verb::Register | Verb::UpdateStatus | Verb::Record, Kind::Node) => own(node, key),
-        (Verb::Read | Verb::UpdateStatus | Verb::Delete | Verb::Record | Verb::RequestToken, Kind::Pod) => {
-            bound(node, key, graph)
-        }
+        // Register: a mirror pod, under a name that is free or the node's own.
+        (
+            Verb::Read | Verb::Register | Verb::UpdateStatus | Verb::Delete | Verb::Record | Verb::RequestToken,
+            Kind::Pod,
+        ) => bound(node, key, graph),
         (Verb::Read, kind) => match kind.scope() {
             Scope::All => Decision::Allow,
             Scope::Referenced if graph.refers(node, kind, key) => Decision::Allow,

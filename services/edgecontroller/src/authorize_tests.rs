@@ -45,7 +45,12 @@ fn oracle(cluster: &Cluster, node: &str, verb: Verb, kind: Kind, key: &Key) -> &
         // "A kubelet may read and write its own Node and its status, and record events about it."
         (&[Verb::Read, Verb::Register, Verb::UpdateStatus, Verb::Record], &[Kind::Node], "self"),
         // "... pods bound to it: read, update status, delete (NodeRestriction), events, bound tokens."
-        (&[Verb::Read, Verb::UpdateStatus, Verb::Delete, Verb::Record, Verb::RequestToken], &[Kind::Pod], "bound"),
+        // "NodeRestriction: may create mirror pods bound to itself", whose other rules are in `apply::mirror`.
+        (
+            &[Verb::Read, Verb::Register, Verb::UpdateStatus, Verb::Delete, Verb::Record, Verb::RequestToken],
+            &[Kind::Pod],
+            "bound",
+        ),
         // "Services and EndpointSlices may be read by every node."
         (&[Verb::Read], &[Kind::Service, Kind::EndpointSlice], "any"),
         // "Secrets, ConfigMaps, PVCs only when a pod of the node refers to them."

@@ -26,11 +26,13 @@ use crate::metrics::Metrics;
 use crate::node::{self, NodeTask};
 use crate::objects::Objects;
 use crate::pod::failure::Failure;
+use crate::pod::statuses::Statuses;
 use crate::reports::Outbox;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
 use crate::runtime::{Cri, find};
 use crate::server::{Server, Streams};
+use crate::static_pods::StaticPods;
 use crate::userns::UserNamespaces;
 
 /// Time for the last reports at a stop.
@@ -88,6 +90,11 @@ impl Edged {
         let outbox = Outbox::default();
         let (failures, failures_rx) = mpsc::channel(FAILURES);
         let cgroups = Cgroups::new(&config.cgroup_root, config.pod_pids_limit);
+        let objects = Objects::default();
+        match &config.static_pod_path {
+            Some(dir) => tokio::fs::create_dir_all(dir).await.map_err(|e| Error::io(dir, e))?,
+            None => drop(objects.set_statics(Vec::new())),
+        }
         let context = Context {
             node: node.clone(),
             root: config.root_dir.clone(),
@@ -97,7 +104,8 @@ impl Edged {
                 domain: config.cluster_domain.clone(),
             },
             cri: Cri::new(&socket, &node),
-            objects: Objects::default(),
+            objects,
+            statuses: Statuses::default(),
             events: Events::new(outbox.clone(), &node),
             outbox,
             metrics: telemetry.sub("edged", Metrics::new),
@@ -127,10 +135,13 @@ impl Edged {
         let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
         let (batch_tx, batch_rx) = mpsc::channel(hub::BATCHES);
         let (present_tx, present_rx) = watch::channel(BTreeSet::new());
+        let (static_tx, static_rx) = mpsc::channel(1);
         let node_news = Arc::new(Notify::new());
         let relist = Relist { context: Arc::clone(&context), news: news_tx, health, present: present_tx };
+        let files = config.static_pod_path.clone();
+        let files = files.map(|dir| StaticPods { context: Arc::clone(&context), dir, news: static_tx });
         let node = NodeTask::new(Arc::clone(&context), config, Arc::clone(&node_news));
-        let agent = Agent::new(Arc::clone(&context), present_rx, node_news, failures);
+        let agent = Agent::new(Arc::clone(&context), present_rx, node_news, failures, static_rx);
 
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -154,6 +165,12 @@ impl Edged {
             tasks.spawn(async move {
                 server.run(shared).await;
                 Error::Runtime("the kubelet api ended".into())
+            });
+        }
+        if let Some(files) = files {
+            tasks.spawn(async move {
+                files.run().await;
+                Error::Runtime("the static pods ended".into())
             });
         }
         tasks.spawn(agent.run(batch_rx, news_rx));

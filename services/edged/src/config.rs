@@ -76,6 +76,9 @@ pub struct Config {
     /// Pods that the node offers to run.
     #[serde(default = "max_pods")]
     pub max_pods: u32,
+    /// Directory of manifests of pods that run whatever the API says; none when not set.
+    #[serde(default)]
+    pub static_pod_path: Option<PathBuf>,
 }
 
 /// The kubelet API: who may reach it and what it shows.
@@ -155,6 +158,7 @@ impl Config {
             memory_qos: false,
             api: None,
             max_pods: max_pods(),
+            static_pod_path: None,
         }
     }
 
@@ -164,6 +168,9 @@ impl Config {
             if !dir.is_absolute() || dir.to_str().is_none() {
                 return bad(format!("{name} must be an absolute path"));
             }
+        }
+        if self.static_pod_path.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            return bad("staticPodPath must be an absolute path".into());
         }
         for taint in &self.taints {
             let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];

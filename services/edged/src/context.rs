@@ -18,6 +18,7 @@ use crate::objects::Objects;
 use crate::pod::UnixMs;
 use crate::pod::failure::Failure;
 use crate::pod::spec::PodExt;
+use crate::pod::statuses::Statuses;
 use crate::reports::Outbox;
 use crate::resources::NodeResources;
 use crate::runtime::Cri;
@@ -41,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) cluster_dns: ClusterDns,
     pub(crate) cri: Cri,
     pub(crate) objects: Objects,
+    pub(crate) statuses: Statuses,
     pub(crate) outbox: Outbox,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,

@@ -8,6 +8,7 @@
 //! Only a deletion does. What edged must know after a restart it finds in the runtime's labels and in
 //! EdgeHub's store; it needs no cloud.
 
+mod admission;
 mod agent;
 mod app;
 mod cgroups;
@@ -32,6 +33,7 @@ mod reports;
 mod resources;
 mod runtime;
 mod server;
+mod static_pods;
 #[allow(dead_code, reason = "the node's API and the eviction read it")]
 mod stats;
 mod userns;

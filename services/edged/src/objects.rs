@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use skerry_common::{Key, kinds};
 
 use crate::pod::spec::PodExt;
+use crate::static_pods::MIRROR;
 
 /// The kinds that edged subscribes to.
 pub(crate) const KINDS: [&str; 10] = [
@@ -45,6 +46,8 @@ pub(crate) enum Change {
 pub(crate) enum Effect {
     /// A pod came or changed.
     Pod { uid: String },
+    /// The mirror of a static pod came, changed or went.
+    Mirror { key: Key },
     /// A pod was deleted, or replaced by one with another uid (then both are told).
     PodGone { uid: String },
     /// An object changed that pods may refer to.
@@ -72,6 +75,16 @@ pub(crate) struct Token {
     pub(crate) expiration_timestamp: Option<jiff::Timestamp>,
 }
 
+/// What the API shows of a static pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mirror {
+    pub(crate) uid: String,
+    /// Uid of the static pod that it shows.
+    pub(crate) of: String,
+    /// Somebody wants it away.
+    pub(crate) deleted: bool,
+}
+
 /// EdgeHub's word about the link.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -88,6 +101,9 @@ struct Inner {
     pods: BTreeMap<String, Arc<Pod>>,
     /// The uid that holds a name now.
     pod_names: BTreeMap<Key, String>,
+    /// Uids of pods from files; `None` until all files were read.
+    statics: Option<BTreeMap<Key, String>>,
+    mirrors: BTreeMap<Key, Mirror>,
     config_maps: BTreeMap<Key, Arc<ConfigMap>>,
     secrets: BTreeMap<Key, Arc<Secret>>,
     services: BTreeMap<Key, Arc<Service>>,
@@ -139,6 +155,11 @@ impl Objects {
                 check_pod(&pod, &key)?;
                 pod.metadata.managed_fields = None;
                 let uid = pod.uid().to_owned();
+                if let Some(of) = pod.metadata.annotations.as_ref().and_then(|a| a.get(MIRROR)).cloned() {
+                    let deleted = pod.metadata.deletion_timestamp.is_some();
+                    inner.mirrors.insert(key.clone(), Mirror { uid, of, deleted });
+                    return Ok(vec![Effect::Mirror { key }]);
+                }
                 let mut effects = Vec::new();
                 if let Some(old) = inner.pod_names.insert(key, uid.clone()).filter(|old| *old != uid) {
                     inner.pods.remove(&old);
@@ -168,6 +189,58 @@ impl Objects {
         Ok(reference(key))
     }
 
+    /// Replaces the pods from files. Their absence is as certain as a tombstone: the directory was read.
+    pub(crate) fn set_statics(&self, pods: Vec<Pod>) -> Vec<Effect> {
+        let mut inner = self.write();
+        let before = inner.statics.take().unwrap_or_default();
+        let pods = pods.into_iter().filter_map(|pod| {
+            let key = Key::checked(pod.namespace(), pod.name()).ok()?;
+            check_pod(&pod, &key).ok().map(|()| (key, Arc::new(pod)))
+        });
+        let now: BTreeMap<Key, Arc<Pod>> = pods.collect();
+        let mut effects = Vec::new();
+        for (key, uid) in &before {
+            if now.get(key).is_none_or(|pod| pod.uid() != uid) {
+                inner.pods.remove(uid);
+                effects.push(Effect::PodGone { uid: uid.clone() });
+            }
+        }
+        inner.statics = Some(now.iter().map(|(key, pod)| (key.clone(), pod.uid().to_owned())).collect());
+        for pod in now.into_values() {
+            let uid = pod.uid().to_owned();
+            if inner.pods.insert(uid.clone(), pod).is_none() {
+                effects.push(Effect::Pod { uid });
+            }
+        }
+        effects
+    }
+
+    /// All files were read once.
+    pub(crate) fn statics_known(&self) -> bool {
+        self.read().statics.is_some()
+    }
+
+    pub(crate) fn statics(&self) -> Vec<Arc<Pod>> {
+        let inner = self.read();
+        inner.statics.iter().flatten().filter_map(|(_, uid)| inner.pods.get(uid).cloned()).collect()
+    }
+
+    pub(crate) fn static_pod(&self, key: &Key) -> Option<Arc<Pod>> {
+        let inner = self.read();
+        let uid = inner.statics.as_ref()?.get(key)?;
+        inner.pods.get(uid).cloned()
+    }
+
+    pub(crate) fn mirror(&self, key: &Key) -> Option<Mirror> {
+        self.read().mirrors.get(key).cloned()
+    }
+
+    /// The names of all static pods and of all mirrors.
+    pub(crate) fn static_and_mirror_keys(&self) -> BTreeSet<Key> {
+        let inner = self.read();
+        inner.mirrors.keys().chain(inner.statics.iter().flatten().map(|(key, _)| key)).cloned().collect()
+    }
+
     pub(crate) fn in_sync(&self, kind: &str) -> bool {
         self.read().in_sync.contains(kind)
     }
@@ -179,7 +252,8 @@ impl Objects {
     /// The pod that holds a name now.
     pub(crate) fn pod_named(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         let inner = self.read();
-        let uid = inner.pod_names.get(&Key::new(namespace, name))?;
+        let key = Key::new(namespace, name);
+        let uid = inner.pod_names.get(&key).or_else(|| inner.statics.as_ref()?.get(&key))?;
         inner.pods.get(uid).cloned()
     }
 
@@ -237,6 +311,9 @@ impl Inner {
     fn delete(&mut self, kind: &'static str, key: &Key) -> Vec<Effect> {
         match kind {
             kinds::POD => {
+                if self.mirrors.remove(key).is_some() {
+                    return vec![Effect::Mirror { key: key.clone() }];
+                }
                 let Some(uid) = self.pod_names.remove(key) else { return Vec::new() };
                 self.pods.remove(&uid);
                 return vec![Effect::PodGone { uid }];
@@ -335,6 +412,37 @@ mod tests {
         };
         assert!(objects.apply(other).is_err());
         assert!(objects.pods().is_empty());
+    }
+
+    #[test]
+    fn a_mirror_is_no_pod_of_its_own() {
+        let objects = Objects::default();
+        let file = |uid: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "namespace": "a", "uid": uid}, "spec": {"containers": [{"name": "c"}]}
+            }))
+            .unwrap()
+        };
+        let gone = |uid: &str| Effect::PodGone { uid: uid.into() };
+        let here = |uid: &str| Effect::Pod { uid: uid.into() };
+        assert!(!objects.statics_known());
+        assert_eq!(objects.set_statics(vec![file("s1")]), [here("s1")]);
+        assert_eq!(objects.set_statics(vec![file("s1")]), []);
+        let key = Key::new("a", "p");
+        let mirror = json!({
+            "metadata": {"name": "p", "namespace": "a", "uid": "m1", "annotations": {MIRROR: "s1"}},
+            "spec": {"containers": [{"name": "c"}]}
+        });
+        let change = Change::Upsert { kind: kinds::POD, key: key.clone(), body: mirror.to_string().into() };
+        assert_eq!(objects.apply(change).unwrap(), [Effect::Mirror { key: key.clone() }]);
+        assert!(objects.pod("m1").is_none() && objects.pod("s1").is_some());
+        let want = Mirror { uid: "m1".into(), of: "s1".into(), deleted: false };
+        assert_eq!(objects.mirror(&key), Some(want));
+        let gone_mirror = objects.apply(Change::Delete { kind: kinds::POD, key: key.clone() }).unwrap();
+        assert_eq!(gone_mirror, [Effect::Mirror { key }]);
+        assert!(objects.pod("s1").is_some(), "the static pod stays");
+        assert_eq!(objects.set_statics(vec![file("s2")]), [gone("s1"), here("s2")]);
+        assert_eq!(objects.set_statics(vec![]), [gone("s2")]);
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub(crate) struct EdgeConfig {
     /// Taints of the Node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) taints: Vec<Taint>,
+    /// Directory of manifests of static pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) static_pod_path: Option<PathBuf>,
 }
 
 pub(crate) fn kubelet_listen() -> SocketAddr {
@@ -160,6 +163,9 @@ impl EdgeConfig {
                 "clientCaFile": self.kubelet_client_ca,
             },
         });
+        if let (Some(dir), Some(file)) = (&self.static_pod_path, file.as_object_mut()) {
+            file.insert("staticPodPath".into(), dir.display().to_string().into());
+        }
         if let (Some(endpoint), Some(file)) = (&self.runtime_endpoint, file.as_object_mut()) {
             file.insert("runtimeEndpoint".into(), endpoint.clone().into());
         }
@@ -231,6 +237,7 @@ async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
         edgehub: socket.clone(),
         labels: config.labels.clone(),
         taints: config.taints.iter().map(taint).collect(),
+        static_pod_path: config.static_pod_path.clone(),
         ..skerry_edged::Config::new(config.node_name.clone())
     };
     let edged = Edged::build(options, skerry_edged::Connect::Socket(socket), &registry);
@@ -276,6 +283,7 @@ mod tests {
             kubelet_client_ca: Some("/etc/kubernetes/pki/ca.crt".into()),
             labels: BTreeMap::from([("zone".into(), "yes".into())]),
             taints: vec![Taint::parse("a=b:NoExecute").unwrap(), Taint::parse("c:NoSchedule").unwrap()],
+            static_pod_path: Some("/etc/kubernetes/manifests".into()),
         };
         config.save().unwrap();
         assert_eq!(EdgeConfig::load(dir.path()).unwrap(), config);

@@ -43,6 +43,9 @@ pub(crate) struct JoinArgs {
     /// Taints of the Node, as key=value:Effect.
     #[arg(long, value_delimiter = ',')]
     pub(crate) taints: Vec<String>,
+    /// Directory of manifests of static pods, which run whatever the API says.
+    #[arg(long)]
+    pub(crate) static_pod_path: Option<PathBuf>,
     /// CRI socket; found by itself when not given.
     #[arg(long)]
     pub(crate) runtime_endpoint: Option<String>,
@@ -169,6 +172,7 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         kubelet_client_ca: None,
         labels,
         taints,
+        static_pod_path: args.static_pod_path.as_deref().map(places::absolute).transpose()?,
     })
 }
 

@@ -7,6 +7,7 @@
 //! be repeated: after a cut the same report comes again.
 
 mod event;
+mod mirror;
 mod node;
 mod pod;
 mod status;
@@ -178,6 +179,7 @@ impl Applier {
             kinds::NODE_STATUS => self.node_status(job, raw).await,
             kinds::POD_STATUS => self.pod_status(job).await,
             kinds::POD_DELETION => self.pod_deletion(job).await,
+            kinds::MIRROR_POD => self.mirror_pod(job).await,
             _ => self.event(job).await,
         }
     }
@@ -246,8 +248,8 @@ fn parse(report: Report) -> Result<Job, String> {
     if report.session == 0 {
         return Err("the session has no number".to_owned());
     }
-    let up = [kinds::NODE_REGISTRATION, kinds::NODE_STATUS, kinds::POD_STATUS, kinds::POD_DELETION, kinds::EVENT];
-    let kind = up.into_iter().find(|kind| *kind == report.kind).ok_or("this sink does not take the kind")?;
+    let kind =
+        kinds::REPORTS.into_iter().find(|kind| *kind == report.kind).ok_or("this sink does not take the kind")?;
     let key = report.key.unwrap_or_default();
     let key = Key::checked(&key.namespace, &key.name).map_err(|e| format!("key: {e}"))?;
     let body = if report.body.is_empty() { Value::Null } else { decode(&report.body, report.encoding)? };

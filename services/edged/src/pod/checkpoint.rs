@@ -24,6 +24,11 @@ pub(crate) fn load(dir: &PodDir) -> Option<PodStatus> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Whether an earlier agent, or this one, has taken the pod.
+pub(crate) fn exists(dir: &PodDir) -> bool {
+    dir.path().join(NAME).exists()
+}
+
 pub(crate) fn store(dir: &PodDir, status: &PodStatus) -> io::Result<()> {
     fs::create_dir_all(dir.path())?;
     let temporary = dir.path().join("status.tmp");

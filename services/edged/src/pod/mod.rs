@@ -15,6 +15,7 @@ pub(crate) mod perform;
 pub(crate) mod plan;
 pub(crate) mod spec;
 pub(crate) mod status;
+pub(crate) mod statuses;
 pub(crate) mod worker;
 
 /// Milliseconds since 1970 by the node's clock.

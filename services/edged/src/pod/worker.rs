@@ -31,6 +31,7 @@ use crate::events::{Kind, Subject};
 use crate::probe::{Prober, Results};
 use crate::reports::Report;
 use crate::runtime::observe::Observer;
+use crate::static_pods;
 use crate::volumes::PodDir;
 
 /// A runtime that answers with an error is asked again after this time.
@@ -72,9 +73,9 @@ pub(crate) struct Worker {
     memory: Memory,
     /// Asks the containers; it wakes the worker through `moved`.
     prober: Prober,
-    reported: Option<PodStatus>,
+    reported: Option<Arc<PodStatus>>,
     /// What was reported last, also by an earlier process.
-    known: Option<PodStatus>,
+    known: Option<Arc<PodStatus>>,
     repeated: u64,
     /// Reason of the failure that was told as an Event.
     failed: Option<String>,
@@ -108,8 +109,10 @@ impl Worker {
             end: None,
             references: 0,
         };
+        let shared = Arc::clone(&worker.context);
         tasks.spawn(async move {
             worker.run().await;
+            shared.statuses.remove(&uid);
             let _ = finished.send(uid).await;
         });
         Handle { control: tx, moved }
@@ -117,7 +120,10 @@ impl Worker {
 
     async fn run(mut self) {
         let mut turns = 0;
-        self.known = self.checkpoint().await;
+        self.known = self.checkpoint().await.map(Arc::new);
+        if let Some(known) = &self.known {
+            self.context.statuses.set(self.control.borrow().pod.uid(), Arc::clone(known));
+        }
         loop {
             let mut control = self.control.borrow_and_update().clone();
             Arc::make_mut(&mut control.pod).status = self.pod_status(&control.pod);
@@ -173,7 +179,7 @@ impl Worker {
     fn pod_status(&self, pod: &Pod) -> Option<PodStatus> {
         let sent = pod.status.as_ref();
         let gates = pod.spec().readiness_gates.as_deref().unwrap_or_default();
-        let mut status = self.known.clone().or_else(|| sent.cloned())?;
+        let mut status = self.known.as_deref().or(sent)?.clone();
         let conditions = status.conditions.get_or_insert_default();
         conditions.retain(|c| gates.iter().all(|g| g.condition_type != c.type_));
         let sent = sent.iter().flat_map(|s| s.conditions.iter().flatten());
@@ -293,7 +299,7 @@ impl Worker {
     /// What the probes say about what was seen.
     fn look(&mut self, control: &Control, seen: &Observed, desired: Desired, failure: Option<&Failure>) -> Results {
         let ending = failure.is_some() || matches!(desired, Desired::End { .. });
-        self.prober.look(&control.pod, seen, ending, self.known.as_ref())
+        self.prober.look(&control.pod, seen, ending, self.known.as_deref())
     }
 
     /// Reports what happens while containers stop, which may take long: readiness, and who has ended.
@@ -328,42 +334,45 @@ impl Worker {
         let computed = status::compute(&Inputs {
             view: *view,
             backing_off: &plan.backing_off,
-            before: self.reported.as_ref().or(self.known.as_ref()),
+            before: self.reported.as_deref().or(self.known.as_deref()),
             host_ips: &learned.facts.host_ips,
             runtime: &learned.runtime,
         });
-        (self.reported.as_ref() != Some(&computed)).then_some(computed)
+        (self.reported.as_deref() != Some(&computed)).then_some(computed)
     }
 
     /// Reports a status and keeps it on the disk.
     async fn tell(&mut self, control: &Control, computed: PodStatus) {
         let pod = &control.pod;
+        let key = Key::new(pod.namespace(), pod.name());
+        // Of a static pod the API knows the mirror only.
+        let uid = match static_pods::is_from_file(pod) {
+            false => Some(pod.uid().to_owned()),
+            true => self.context.objects.mirror(&key).filter(|m| m.of == pod.uid()).map(|m| m.uid),
+        };
         let body = Pod {
             metadata: ObjectMeta {
                 name: pod.metadata.name.clone(),
                 namespace: pod.metadata.namespace.clone(),
-                uid: pod.metadata.uid.clone(),
+                uid: uid.clone(),
                 ..ObjectMeta::default()
             },
             spec: None,
             status: Some(computed.clone()),
         };
-        if let Ok(body) = serde_json::to_vec(&body) {
-            self.context.outbox.put(Report {
-                kind: kinds::POD_STATUS,
-                key: Key::new(pod.namespace(), pod.name()),
-                uid: pod.uid().to_owned(),
-                body: body.into(),
-            });
+        if let (Some(uid), Ok(body)) = (uid, serde_json::to_vec(&body)) {
+            self.context.outbox.put(Report { kind: kinds::POD_STATUS, key, uid, body: body.into() });
         }
+        let computed = Arc::new(computed);
         if self.known.as_ref() != Some(&computed) {
-            let (dir, status) = (self.directory(control), computed.clone());
+            let (dir, status) = (self.directory(control), Arc::clone(&computed));
             let stored = tokio::task::spawn_blocking(move || checkpoint::store(&dir, &status)).await;
             if let Ok(Err(error)) = stored {
                 tracing::warn!(pod = %pod.full_name(), %error, "status not kept on disk");
             }
         }
-        self.known = Some(computed.clone());
+        self.context.statuses.set(pod.uid(), Arc::clone(&computed));
+        self.known = Some(Arc::clone(&computed));
         self.reported = Some(computed);
     }
 

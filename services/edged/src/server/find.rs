@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
+use skerry_common::Key;
 use skerry_proto::cri::v1::{Container, PodSandboxState};
 use tonic::Status;
 
@@ -52,7 +53,10 @@ pub(super) struct Spec {
 /// The pod of this name, with this uid if one is given.
 pub(super) fn pod(context: &Context, path: &PodPath) -> Option<Arc<Pod>> {
     let pod = context.objects.pod_named(&path.namespace, &path.name)?;
-    path.uid.as_deref().is_none_or(|uid| uid == pod.uid()).then_some(pod)
+    // The API knows a static pod by the uid of its mirror.
+    let mirror = || context.objects.mirror(&Key::new(&*path.namespace, &*path.name)).map(|m| m.uid);
+    let same = |uid: &str| uid == pod.uid() || mirror().as_deref() == Some(uid);
+    path.uid.as_deref().is_none_or(same).then_some(pod)
 }
 
 /// The container of a pod's spec, of any kind.

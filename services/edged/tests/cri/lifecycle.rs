@@ -182,3 +182,93 @@ async fn readiness_gates_are_opened_from_the_api() {
         assert_eq!(condition(&status, "example.com/lb"), "", "it is not the node's to report");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_node_cannot_run_is_refused_and_says_why() {
+    let node = Node::start().await;
+    let mut much = shell("sleep 1000");
+    much["resources"] = json!({"requests": {"cpu": "10000"}});
+    let mut port = shell("sleep 1000");
+    port["ports"] = json!([{"containerPort": 80, "hostPort": 39_871}]);
+    let one = json!({"terminationGracePeriodSeconds": 0, "containers": [port]});
+    node.put_pod("first", "uid-1", one.clone());
+    node.until_running("uid-1").await;
+    node.put_pod("second", "uid-2", one);
+    node.put_pod("much", "uid-3", json!({"containers": [much]}));
+    node.put_pod("other", "uid-4", json!({"nodeName": "elsewhere", "containers": [shell("sleep 1000")]}));
+    for (uid, reason) in [("uid-2", "NodePorts"), ("uid-3", "OutOfcpu"), ("uid-4", "NodeName")] {
+        let status = node.until(uid, reason, |s| s["phase"] == "Failed").await;
+        assert_eq!(status["reason"], reason);
+        assert!(status["message"].as_str().unwrap().starts_with("Pod was rejected: "), "{status:#}");
+        assert_eq!(status["containerStatuses"], Value::Null);
+        node.until_event(uid, reason, "Pod was rejected").await;
+    }
+    // A refused pod counts for nothing, and the node goes on.
+    assert_eq!(node.status("uid-1")["phase"], "Running");
+    assert_eq!(node.ctr(&["tasks", "ls"]).matches("RUNNING").count(), 2);
+    node.delete_gracefully("second", 0);
+    node.until_deleted("uid-2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_pod_runs_without_the_cloud_and_shows_in_it() {
+    let mut node = Node::start().await;
+    let pod = |script: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "test"},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [shell(script)]}})
+    };
+    let loops = "trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done";
+    let file = node.manifests().join("web.json");
+    let write = |script: &str| fs::write(&file, pod(script).to_string()).unwrap();
+    write(loops);
+    let running = |node: &Node| node.ctr(&["tasks", "ls"]).matches("RUNNING").count();
+    wait("the pod", || running(&node) == 2, || format!("{:?}", node.all_events())).await;
+    wait("its mirror", || !node.hub.received(kinds::MIRROR_POD).is_empty(), String::new).await;
+    let mirror = node.hub.received(kinds::MIRROR_POD).pop().unwrap();
+    let name = format!("web-{}", node.name);
+    assert_eq!(mirror.body["metadata"]["name"], name.as_str());
+    let hash = mirror.body["metadata"]["annotations"]["kubernetes.io/config.mirror"].clone();
+    assert_eq!(hash, mirror.uid.as_str());
+    assert!(node.hub.received(kinds::POD_STATUS).is_empty(), "the API knows nothing yet to put it on");
+    // The cloud creates it: its status is told under the uid of the mirror.
+    let put = |node: &Node, uid: &str| {
+        let mut body = mirror.body.clone();
+        body["metadata"]["uid"] = uid.into();
+        node.hub.put(kinds::POD, "test", &name, body);
+    };
+    put(&node, "mirror-1");
+    node.until_running("mirror-1").await;
+    // Somebody deletes the mirror: it comes again, and the pod runs on.
+    node.delete_gracefully(&name, 1);
+    node.until_deleted("mirror-1").await;
+    let created = node.hub.received(kinds::MIRROR_POD).len();
+    node.hub.delete(kinds::POD, "test", &name);
+    wait("another mirror", || node.hub.received(kinds::MIRROR_POD).len() > created, String::new).await;
+    put(&node, "mirror-2");
+    let first = node.until_running("mirror-2").await;
+    assert_eq!(first["containerStatuses"][0]["restartCount"], 0);
+    let id = |s: &Value| s["containerStatuses"][0]["containerID"].clone();
+    // Without anything from the cloud the pod stays.
+    node.kill_agent().await;
+    node.hub.lose_everything();
+    node.start_agent().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(running(&node), 2);
+    node.hub.say_complete();
+    put(&node, "mirror-3");
+    assert_eq!(id(&node.until_running("mirror-3").await), id(&first), "nothing touched it");
+    // Another content is another pod: the old one ends first.
+    write(&format!("echo second; {loops}"));
+    node.until_deleted("mirror-3").await;
+    node.hub.delete(kinds::POD, "test", &name);
+    let newest = |node: &Node| node.hub.received(kinds::MIRROR_POD).pop().unwrap();
+    wait("its mirror", || newest(&node).uid != mirror.uid, String::new).await;
+    wait("one of them", || running(&node) == 2, || node.ctr(&["tasks", "ls"])).await;
+    let logs = || node.log(&name, &newest(&node).uid, "c", 0);
+    wait("the new one", || logs().contains("second"), logs).await;
+    // No file, no pod.
+    fs::remove_file(&file).unwrap();
+    wait("its end", || node.ctr(&["containers", "ls", "-q"]).trim().is_empty(), || node.ctr(&["tasks", "ls"])).await;
+    fs::write(node.manifests().join("bad.yaml"), "kind: Pod").unwrap();
+    node.until_event(&node.name.clone(), "InvalidStaticPod", "bad.yaml").await;
+}

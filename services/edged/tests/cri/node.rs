@@ -70,6 +70,11 @@ impl Node {
         self.containerd.dir().join("edged")
     }
 
+    /// Where the node looks for static pods.
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.containerd.dir().join("manifests")
+    }
+
     pub(crate) fn logs(&self) -> PathBuf {
         self.containerd.dir().join("logs")
     }
@@ -79,6 +84,7 @@ impl Node {
         config.root_dir = self.root();
         config.pod_log_dir = self.logs();
         config.pod_pids_limit = POD_PIDS;
+        config.static_pod_path = Some(self.manifests());
         config.cgroup_root = self.containerd.cgroup_root();
         config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
         config.node_ip = self.node_ip;

@@ -95,6 +95,7 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
             node_name: Some(state.node.clone()),
             labels: Vec::new(),
             taints: Vec::new(),
+            static_pod_path: None,
             runtime_endpoint: Some(endpoint),
             pod_log_dir: data_dir.join("pod-logs"),
             cgroup_root: runtime::options(&found.dir).cgroup_root,

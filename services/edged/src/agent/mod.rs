@@ -7,27 +7,29 @@
 //! listed; a pod that was finished is not started again under the same uid. Limits: one worker per
 //! pod. A worker that panics ends the agent, which the supervisor starts again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod intake;
+mod mirrors;
+mod orphans;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::Pod;
 use skerry_common::{Key, kinds};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::Batch;
 use crate::node;
-use crate::objects::{Change, Effect, uid_is_safe};
+use crate::objects::{Change, Effect};
 use crate::pod::failure::Failure;
-use crate::pod::labels;
 use crate::pod::spec::{PodExt, References, references};
 use crate::pod::worker::{Control, Handle, Worker};
 use crate::reports::Report;
 use crate::runtime::relist::News;
-use crate::volumes::{self, PodDir};
 
 /// Workers that end at the same moment wait here for a moment.
 const FINISHED: usize = 64;
@@ -48,6 +50,9 @@ pub(crate) struct Agent {
     finished_tx: mpsc::Sender<String>,
     finished_rx: mpsc::Receiver<String>,
     present: watch::Receiver<BTreeSet<String>>,
+    /// Pods without a worker that are not taken yet, and since when.
+    waiting: BTreeMap<String, Instant>,
+    statics: mpsc::Receiver<Vec<Pod>>,
     failures: mpsc::Receiver<(String, Failure)>,
     /// The runtime was listed since it was last unwell.
     listed: bool,
@@ -60,6 +65,7 @@ impl Agent {
         present: watch::Receiver<BTreeSet<String>>,
         node_news: Arc<Notify>,
         failures: mpsc::Receiver<(String, Failure)>,
+        statics: mpsc::Receiver<Vec<Pod>>,
     ) -> Self {
         let (finished_tx, finished_rx) = mpsc::channel(FINISHED);
         Self {
@@ -70,6 +76,8 @@ impl Agent {
             finished_tx,
             finished_rx,
             present,
+            waiting: BTreeMap::new(),
+            statics,
             failures,
             listed: false,
             node_news,
@@ -82,6 +90,7 @@ impl Agent {
     /// When a worker panicked or one of the other tasks is gone.
     pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>, mut news: mpsc::Receiver<News>) -> Error {
         loop {
+            let reconsider_at = self.reconsider_at();
             tokio::select! {
                 batch = batches.recv() => match batch {
                     Some(batch) => self.take(batch).await,
@@ -92,6 +101,10 @@ impl Agent {
                     None => return Error::Runtime("the relist ended".into()),
                 },
                 Some(uid) = self.finished_rx.recv() => self.forget(&uid),
+                Some(pods) = self.statics.recv() => self.take_static(pods),
+                () = tokio::time::sleep_until(reconsider_at.unwrap_or_else(Instant::now)), if reconsider_at.is_some() => {
+                    self.reconsider();
+                }
                 Some((uid, failure)) = self.failures.recv() => self.fail(&uid, failure),
                 Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
@@ -122,6 +135,8 @@ impl Agent {
             }
         }
         if synced {
+            self.reconsider();
+            self.mirror_all();
             self.find_orphans().await;
         }
         let _ = batch.done.send(answers);
@@ -130,8 +145,10 @@ impl Agent {
     fn effect(&mut self, effect: Effect, deleted: bool) {
         match effect {
             Effect::Pod { uid } => self.pod_changed(&uid),
+            Effect::Mirror { key } => self.mirror(&key),
             Effect::PodGone { uid } => {
                 self.finished.remove(&uid);
+                self.waiting.remove(&uid);
                 if let Some(running) = self.workers.get(&uid) {
                     running.handle.control.send_modify(|c| c.gone = true);
                 }
@@ -185,7 +202,7 @@ impl Agent {
             });
             return;
         }
-        self.spawn(pod, false);
+        self.consider(pod);
     }
 
     /// The first reason stays: it is what users have seen.
@@ -201,11 +218,11 @@ impl Agent {
         }
     }
 
-    fn spawn(&mut self, pod: Arc<Pod>, gone: bool) {
+    fn spawn(&mut self, pod: Arc<Pod>, gone: bool, failure: Option<Failure>) {
         let uid = pod.uid().to_owned();
         let references = references(&pod);
         let namespace = pod.namespace().to_owned();
-        let control = Control { pod, gone, references: 0, repeat: 0, failure: None };
+        let control = Control { pod, gone, references: 0, repeat: 0, failure };
         let handle = Worker::spawn(&mut self.tasks, Arc::clone(&self.context), control, self.finished_tx.clone());
         self.workers.insert(uid, Running { handle, references, namespace });
         self.context.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
@@ -262,80 +279,10 @@ impl Agent {
         self.context.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
         match self.context.objects.pod(uid) {
             // It was deleted and came again, for example because the hub's view was mended.
-            Some(pod) if was_gone && pod.metadata.deletion_timestamp.is_none() => self.spawn(pod, false),
+            Some(pod) if was_gone && pod.metadata.deletion_timestamp.is_none() => self.spawn(pod, false, None),
             Some(_) => drop(self.finished.insert(uid.to_owned())),
             None => {}
         }
-    }
-
-    /// Ends what the runtime or the disk has of pods that do not exist any more.
-    async fn find_orphans(&mut self) {
-        if !self.listed || !self.context.objects.in_sync(kinds::POD) {
-            return;
-        }
-        let present = self.present.borrow().clone();
-        for uid in &present {
-            let known = self.workers.contains_key(uid) || self.context.objects.pod(uid).is_some();
-            if known || !uid_is_safe(uid) {
-                continue;
-            }
-            match self.pod_from_runtime(uid).await {
-                Ok(Some(pod)) => {
-                    tracing::info!(pod = %pod.full_name(), "pod was deleted while nobody looked; ending it");
-                    self.spawn(Arc::new(pod), true);
-                }
-                Ok(None) => {}
-                // The next list tries again.
-                Err(status) => tracing::debug!(uid, code = ?status.code(), "cannot look at an orphan"),
-            }
-        }
-        self.remove_directories(&present);
-    }
-
-    /// As much of a pod as its labels in the runtime tell.
-    async fn pod_from_runtime(&self, uid: &str) -> Result<Option<Pod>, tonic::Status> {
-        let sandboxes = self.context.cri.sandboxes(Some(uid)).await?;
-        let containers = self.context.cri.containers(Some(uid)).await?;
-        let grace =
-            containers.iter().find_map(|c| c.annotations.get(labels::GRACE)).and_then(|g| g.parse::<i64>().ok());
-        let mut all = sandboxes.iter().map(|s| &s.labels).chain(containers.iter().map(|c| &c.labels));
-        let Some(found) = all.next() else { return Ok(None) };
-        let text = |name: &str| -> String { found.get(name).cloned().unwrap_or_default() };
-        let (namespace, name) = (text(labels::POD_NAMESPACE), text(labels::POD_NAME));
-        // Names from the runtime become a path below the log directory.
-        if Key::checked(&namespace, &name).is_err() {
-            return Ok(None);
-        }
-        Ok(Some(Pod {
-            metadata: ObjectMeta {
-                name: Some(name),
-                namespace: Some(namespace),
-                uid: Some(uid.to_owned()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(PodSpec { termination_grace_period_seconds: grace, ..PodSpec::default() }),
-            status: None,
-        }))
-    }
-
-    /// Directories of pods that neither exist nor run, for example after a loss of the runtime's state.
-    fn remove_directories(&self, present: &BTreeSet<String>) {
-        let Ok(entries) = std::fs::read_dir(self.context.root.join("pods")) else { return };
-        for uid in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
-            let known = self.workers.contains_key(&uid) || self.context.objects.pod(&uid).is_some();
-            if known || present.contains(&uid) || !uid_is_safe(&uid) {
-                continue;
-            }
-            let (context, dir) = (Arc::clone(&self.context), PodDir::new(&self.context.root, &uid));
-            tokio::task::spawn_blocking(move || {
-                // The directory last: it is how the rest is found.
-                match context.cgroups.remove_pod(&uid).and_then(|()| volumes::clean_up(&dir)) {
-                    Ok(()) => context.user_namespaces.release(&uid),
-                    Err(error) => {
-                        tracing::warn!(dir = %dir.path().display(), %error, "what a former pod left was not removed");
-                    }
-                }
-            });
-        }
+        self.start_waiting_statics();
     }
 }

@@ -1,0 +1,73 @@
+//! Whether this node takes a pod, as the kubelet decides it. No IO.
+//!
+//! The agent asks once for each pod that it has not taken before. A refused pod is Failed with the
+//! reason of the first check that says no; nothing of it is ever started. Invariants: a pod that was
+//! taken is never asked about again, also not by a later process; what is not known refuses nobody.
+
+mod node;
+mod ports;
+mod requests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::pod::failure::Failure;
+
+#[cfg(test)]
+use requests::requests;
+
+/// A pod that wants to run here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) pod: &'a Pod,
+    /// The pods that this node has taken and that have not ended.
+    pub(crate) others: &'a [Arc<Pod>],
+    /// The Node as the API has it, once it was seen.
+    pub(crate) node: Option<&'a Node>,
+    pub(crate) node_name: &'a str,
+    pub(crate) allocatable: &'a BTreeMap<String, Quantity>,
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// `status.reason`, and the reason of the Event.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+
+    /// In the words of the scheduler's predicates.
+    fn predicate(name: &str, why: &str) -> Self {
+        Self::new(name, format!("Predicate {name} failed: {why}"))
+    }
+}
+
+/// One rule; the first that refuses is told.
+type Check = fn(&Candidate<'_>) -> Option<Refusal>;
+
+const CHECKS: [Check; 6] = [node::system, requests::fit, node::name, node::affinity, ports::free, node::taints];
+
+/// See the module documentation.
+///
+/// # Errors
+/// What becomes of the pod.
+pub(crate) fn admit(candidate: &Candidate<'_>) -> Result<(), Failure> {
+    let Some(refusal) = CHECKS.iter().find_map(|check| check(candidate)) else { return Ok(()) };
+    Err(Failure {
+        reason: refusal.reason,
+        message: format!("Pod was rejected: {}", refusal.message),
+        refused: true,
+        ..Failure::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;
