@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ExecAction;
 use tokio::time::timeout;
 use tonic::Code;
 
-use super::{Outcome, Purpose, Target, bounded, seconds};
+use super::{MAX_OUTPUT, Outcome, Purpose, Target, bounded, seconds};
 use crate::env;
 
 /// A runtime that works answers this question at once.
@@ -30,7 +30,10 @@ pub(super) async fn run(target: Target<'_>, exec: &ExecAction, purpose: Purpose,
     let shown = command.join(" ");
     match target.cri.exec_sync(target.container_id, command, within).await {
         Ok(reply) if reply.exit_code == 0 => Outcome::Success,
-        Ok(reply) => {
+        Ok(mut reply) => {
+            // Either may have megabytes.
+            reply.stdout.truncate(MAX_OUTPUT);
+            reply.stderr.truncate(MAX_OUTPUT);
             let output = bounded(&[reply.stdout.as_slice(), reply.stderr.as_slice()].concat());
             Outcome::Failure(match purpose {
                 Purpose::Probe => output,

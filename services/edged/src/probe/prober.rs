@@ -77,8 +77,13 @@ impl Prober {
         if probed.peek().is_none() {
             return Results::default();
         }
-        let now = since(self.context.started);
-        let age = now_ms();
+        if let Some(Err(error)) = self.task.try_join_next()
+            && error.is_panic()
+        {
+            // A probe that fell silent would be worse than an agent that starts again.
+            std::panic::resume_unwind(error.into_panic());
+        }
+        let (now, clock) = (since(self.context.started), now_ms());
         let sandbox = seen.ready_sandbox();
         let running: Vec<Running<'_>> = probed
             .filter_map(|spec| {
@@ -88,7 +93,7 @@ impl Prober {
                     spec,
                     id: &seen.id,
                     // By the node's clock, which may have jumped: at least it has begun.
-                    begun: now.saturating_sub(age.saturating_sub(seen.started_ms).max(0)),
+                    begun: now.saturating_sub(clock.saturating_sub(seen.started_ms).max(0)),
                     restarts: is_sidecar(spec) || pod.restart_policy() != RestartPolicy::Never,
                     known: known.and_then(|status| known_of(status, &seen.id)),
                 })
@@ -160,8 +165,12 @@ async fn ask(context: Arc<Context>, shared: Arc<Shared>, moved: Arc<Notify>) {
             () = shared.changed.notified() => {}
             () = due => {}
             Some(done) = answers.join_next() => {
-                // Others were dropped on purpose.
-                let Ok((question, answer)) = done else { continue };
+                let (question, answer) = match done {
+                    Ok(answered) => answered,
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    // Dropped, since nobody wants it any more.
+                    Err(_) => continue,
+                };
                 open.remove(&question);
                 if shared.lock().machine.heard(&question, answer) {
                     moved.notify_one();
