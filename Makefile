@@ -12,7 +12,7 @@ SKERRY := target/debug/skerry
 JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
 SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged
 
-.PHONY: help up up-processes down build tools test fmt lint unit sim dist bench-sessions bench-link clean
+.PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist bench-sessions bench-link clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile

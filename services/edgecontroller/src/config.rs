@@ -24,7 +24,8 @@ const MIN_NODE_LIFETIME: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Config {
-    /// Address for cloudhub.
+    /// Address for cloudhub. Every address by default: hubs are other pods or machines, and mutual TLS lets
+    /// in nobody but the service `cloudhub`.
     pub listen: SocketAddr,
     /// The kubeconfig; without it `KUBECONFIG`, the home folder, or the pod's own account.
     pub kubeconfig: Option<PathBuf>,
@@ -91,6 +92,8 @@ mod tests {
     #[test]
     fn defaults_are_good_and_unknown_keys_are_not() {
         assert!(Config::default().check().is_ok());
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&format!("listens on {} by default", Config::default().listen)));
         let parse = |text: &str| skerry_common::parse::<Config>(text, "test");
         assert!(parse("listen: 127.0.0.1:0\ncredentials: {cloudhub: /tmp/x}\n").unwrap().check().is_ok());
         assert!(parse("listn: 127.0.0.1:0\n").is_err());

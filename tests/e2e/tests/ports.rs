@@ -7,16 +7,16 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use jiff::Timestamp;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use serde_json::Value;
 use skerry_common::NodeName;
 use skerry_e2e::{System, ports};
-use skerry_identity::{
-    Ca, Clock, CredentialOptions, CredentialStore, CredentialWatch, Credentials, TrustBundle, TrustDomain, pin,
-};
+use skerry_identity::{Ca, Clock, CredentialStore, Credentials, TrustBundle, pin};
 use skerry_proto::hub::v1 as hub_pb;
 use skerry_proto::hub::v1::hub_client::HubClient;
 use skerry_proto::identity::v1 as identity_pb;
@@ -27,6 +27,9 @@ use tonic::{Code, Request};
 
 const BASE: u16 = 21_300;
 const LIFE: Duration = Duration::from_secs(600);
+
+/// How soon a revoked certificate must be refused.
+const REVOKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// README names the default ports; `--port-base` counts them up in this order.
 const OFFSETS: [(&str, u16); 8] = [
@@ -101,12 +104,42 @@ async fn calls(address: SocketAddr, service: &str, tls: ClientTls) -> BTreeMap<&
     ])
 }
 
-fn watch(credentials: Credentials, domain: &TrustDomain) -> ClientTls {
-    CredentialWatch::fixed(CredentialOptions::new(domain.clone()), credentials).unwrap().into()
+/// A client that shows a certificate without looking at it first: ours refuse to show one that has ended.
+fn client(ca: &Ca, credentials: Option<&Credentials>) -> ClientTls {
+    let mut config = pin::client_config(ca.spki_hash()).unwrap();
+    if let Some(shown) = credentials {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let key = CertifiedKey::from_der(shown.chain().to_vec(), shown.key().clone_key(), &provider).unwrap();
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
+    }
+    config.into()
+}
+
+/// The certificate of a node that joined and was thrown out, once it is refused at the hub's port.
+async fn revoked(system: &System, ca: &Ca) -> Credentials {
+    let hub = here("0.0.0.0:10000").unwrap();
+    let token = system.json(&["token", "create"]).unwrap()["token"].as_str().unwrap().to_owned();
+    let folder = system.dir().with_file_name("revoked");
+    let (address, data) = (hub.to_string(), folder.to_str().unwrap());
+    let fixed = ["--no-start", "--skip-checks", "--data-dir", data, "--node-name", "revoked"];
+    let joined = system.attempt(&[&["join", &address, "--token", &token][..], &fixed].concat()).unwrap();
+    assert_eq!(joined.code, 0, "{joined:?}");
+    let store = CredentialStore::open(folder.join("credentials")).unwrap();
+    let (credentials, ..) = store.load(ca.trust_domain(), &Clock::system()).newest.unwrap();
+    let tls = client(ca, Some(&credentials));
+    let before = calls(hub, "cloudhub", tls.clone()).await;
+    assert_eq!(before["Renew"], Outcome::Reached, "the control: before it is revoked");
+    system.skerry(&["node", "revoke", "revoked"]).unwrap();
+    let started = Instant::now();
+    while calls(hub, "cloudhub", tls.clone()).await["Renew"] == Outcome::Reached {
+        assert!(started.elapsed() < REVOKED_WITHIN, "a revoked certificate is still taken");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    credentials
 }
 
 /// Every credential that somebody may come with; `None`: nothing.
-fn credentials(system: &System) -> (Ca, BTreeMap<&'static str, Option<Credentials>>) {
+async fn credentials(system: &System) -> (Ca, BTreeMap<&'static str, Option<Credentials>>) {
     let secret = system.kubectl(&["get", "secret", "-n", "skerry-system", "skerry-ca"]).unwrap();
     let field = |name: &str| {
         let text = secret["data"][name].as_str().unwrap();
@@ -125,7 +158,7 @@ fn credentials(system: &System) -> (Ca, BTreeMap<&'static str, Option<Credential
 
     let store = CredentialStore::open(system.dir().join("edge/credentials")).unwrap();
     let (node, ..) = store.load(&domain, &Clock::system()).newest.unwrap();
-    // A certificate that ended a minute ago cannot be used by our own client; one for another node can.
+    let ended = ca.service_credentials("admin", &[], LIFE, now - LIFE - Duration::from_secs(60)).unwrap();
     let other = ca.node_credentials(&NodeName::parse("edge-2").unwrap(), LIFE, now).unwrap();
     let all = BTreeMap::from([
         ("nobody", None),
@@ -136,6 +169,8 @@ fn credentials(system: &System) -> (Ca, BTreeMap<&'static str, Option<Credential
         ("admin", Some(service("admin"))),
         ("apiserver", Some(service("apiserver"))),
         ("other service", Some(service("devicecontroller"))),
+        ("expired admin", Some(ended)),
+        ("revoked node", Some(revoked(system, &ca).await)),
     ]);
     (ca, all)
 }
@@ -202,7 +237,7 @@ fn the_port_table_is_complete_and_true() {
 async fn matrix(system: &System) {
     use Outcome::{NoConnection, Reached, Refused};
     let denied = Refused(Code::PermissionDenied);
-    let (ca, callers) = credentials(system);
+    let (ca, callers) = credentials(system).await;
     // caller: ListSessions and Renew at cloudhub, IssueForRenewal at edgecontroller, /pods at edged
     let expected = [
         ("nobody", [denied, denied, NoConnection], 401),
@@ -213,6 +248,9 @@ async fn matrix(system: &System) {
         ("admin", [Reached, denied, denied], 403),
         ("apiserver", [denied, denied, denied], 200),
         ("other service", [denied, denied, denied], 403),
+        ("expired admin", [NoConnection, NoConnection, NoConnection], 0),
+        // A node has no list of revocations; to edged this one is a node as any other.
+        ("revoked node", [NoConnection, NoConnection, NoConnection], 403),
     ];
     let hub = here("0.0.0.0:10000").unwrap();
     let edgecontroller = here("127.0.0.1:10100").unwrap();
@@ -223,11 +261,7 @@ async fn matrix(system: &System) {
         if found != kubelet {
             wrong.push(format!("{caller} at edged: {found}, not {kubelet}"));
         }
-        let again = |c: &Credentials| Credentials::from_pem(&c.chain_pem(), &c.key_pem(), &c.ca().pem()).unwrap();
-        let tls = match credentials {
-            Some(credentials) => watch(again(credentials), ca.trust_domain()),
-            None => ClientTls::from(pin::client_config(ca.spki_hash()).unwrap()),
-        };
+        let tls = client(&ca, credentials);
         let at_hub = calls(hub, "cloudhub", tls.clone()).await;
         let at_controller = calls(edgecontroller, "edgecontroller", tls).await;
         for (port, found, method, want) in [
