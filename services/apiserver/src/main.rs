@@ -3,8 +3,7 @@
 use clap::Parser;
 use skerry_apiserver::{Config, KubeletConfig, ServerError};
 use skerry_common::exit;
-use skerry_common::process::{self, Failure, ProcessOptions};
-use skerry_telemetry::{LogConfig, LogFormat};
+use skerry_common::process::{self, Failure, ServiceArgs};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,12 +39,8 @@ struct Args {
     /// Address of the admin server; none without
     #[arg(long)]
     admin: Option<SocketAddr>,
-    /// Log filter, as in info,skerry_apiserver=debug
-    #[arg(long, env = "SKERRY_LOG")]
-    log: Option<String>,
-    /// Log as JSON
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 fn main() -> ExitCode {
@@ -56,9 +51,8 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
         }
     };
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
-    let log = LogConfig { format, filter: args.log, service: "apiserver".to_owned() };
-    process::run(&ProcessOptions { log, admin: args.admin }, |process| async move {
+    let options = args.service.options("apiserver", args.admin);
+    process::run(&options, |process| async move {
         let starting = process.readiness.task("apiserver");
         let mut config: Config = match &args.config {
             Some(path) => skerry_common::load(path)?,

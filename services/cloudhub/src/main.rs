@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use skerry_cloudhub::{CloudHub, Config, HubError};
-use skerry_common::process::{self, Failure, ProcessOptions};
-use skerry_telemetry::{LogConfig, LogFormat};
+use skerry_common::process::{self, Failure, ServiceArgs};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -23,19 +22,14 @@ struct Args {
     /// Address of the admin server
     #[arg(long, default_value = "127.0.0.1:9091")]
     admin: SocketAddr,
-    /// Log filter, as in info,skerry_cloudhub=debug
-    #[arg(long, env = "SKERRY_LOG")]
-    log: Option<String>,
-    /// Log as JSON
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
-    let log = LogConfig { format, filter: args.log, service: "cloudhub".to_owned() };
-    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+    let options = args.service.options("cloudhub", Some(args.admin));
+    process::run(&options, |process| async move {
         let config: Config = skerry_common::load(&args.config)?;
         let hub =
             CloudHub::build(config, &process.registry, &process.readiness).await.map_err(|error| match error {

@@ -12,6 +12,7 @@ pub mod drain;
 pub mod exit;
 pub mod kinds;
 pub mod process;
+pub mod quantity;
 pub mod relay;
 pub mod shutdown;
 

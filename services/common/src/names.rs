@@ -187,6 +187,8 @@ mod tests {
         {
             assert!(Key::checked(namespace, name).is_err(), "{namespace:?} {name:?}");
         }
+        // The control: a key that nobody checks holds whatever came.
+        assert_eq!(Key::new("default", "../../etc/passwd").to_string(), "default/../../etc/passwd");
         assert_eq!(Key::checked("default", "web-0").unwrap().to_string(), "default/web-0");
         assert_eq!(Key::checked("", "system:node").unwrap().to_string(), "system:node");
     }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use skerry_telemetry::admin::Admin;
-use skerry_telemetry::{LogConfig, Readiness, Registry};
+use skerry_telemetry::{LogConfig, LogFormat, Readiness, Registry};
 
 use crate::{ConfigError, chain, drain, exit, shutdown};
 
@@ -18,6 +18,26 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long it may take after a second signal.
 pub const SECOND_SIGNAL_GRACE: Duration = Duration::from_millis(500);
+
+/// The arguments that every service has.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServiceArgs {
+    /// Log filter, as in info,skerry_rpc=debug
+    #[arg(long, env = "SKERRY_LOG")]
+    log: Option<String>,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl ServiceArgs {
+    /// The options of the process of this service.
+    #[must_use]
+    pub fn options(&self, service: &str, admin: Option<SocketAddr>) -> ProcessOptions {
+        let format = if self.log_json { LogFormat::Json } else { LogFormat::Pretty };
+        ProcessOptions { log: LogConfig { format, filter: self.log.clone(), service: service.to_owned() }, admin }
+    }
+}
 
 /// What a process is made with.
 #[derive(Debug, Clone)]

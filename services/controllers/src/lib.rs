@@ -27,7 +27,6 @@ mod namespace_defaults;
 mod node;
 mod podgc;
 mod pods;
-mod quantity;
 mod replicaset;
 mod run;
 mod scheduler;

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use skerry_common::process::{self, Failure, ProcessOptions};
+use skerry_common::process::{self, Failure, ServiceArgs};
 use skerry_controllers::{Controllers, Metrics, connect};
-use skerry_telemetry::{LogConfig, LogFormat};
 
 /// The scheduler and the controllers of a Skerry control plane.
 #[derive(Debug, Parser)]
@@ -22,19 +21,14 @@ struct Args {
     /// Address of the admin server
     #[arg(long, default_value = "127.0.0.1:9094")]
     admin: SocketAddr,
-    /// Log filter, as in info,skerry_controllers=debug
-    #[arg(long, env = "SKERRY_LOG")]
-    log: Option<String>,
-    /// Log as JSON
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
-    let log = LogConfig { format, filter: args.log, service: "controllers".to_owned() };
-    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+    let options = args.service.options("controllers", Some(args.admin));
+    process::run(&options, |process| async move {
         let (client, ca) = connect(args.kubeconfig.as_deref()).await.map_err(Failure::usage)?;
         let ca = match &args.root_ca {
             Some(path) => tokio::fs::read_to_string(path).await.map_err(Failure::usage)?,

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use skerry_common::process::{self, Failure, ProcessOptions};
+use skerry_common::process::{self, Failure, ServiceArgs};
 use skerry_edgecontroller::{Config, ControllerError, EdgeController, kube_client};
 use skerry_rpc::Listen;
-use skerry_telemetry::{LogConfig, LogFormat};
 
 /// Connects the Kubernetes API with CloudHub: objects down, reports up, leases, certificates.
 #[derive(Parser)]
@@ -29,19 +28,14 @@ struct Args {
     /// Address of the admin server
     #[arg(long, default_value = "127.0.0.1:9092")]
     admin: SocketAddr,
-    /// Log filter, as in info,skerry_edgecontroller=debug
-    #[arg(long, env = "SKERRY_LOG")]
-    log: Option<String>,
-    /// Log as JSON
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
-    let log = LogConfig { format, filter: args.log, service: "edgecontroller".to_owned() };
-    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+    let options = args.service.options("edgecontroller", Some(args.admin));
+    process::run(&options, |process| async move {
         let mut config: Config = match &args.config {
             Some(path) => skerry_common::load(path)?,
             None => Config::default(),

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use skerry_common::process::{self, Failure, ProcessOptions};
+use skerry_common::process::{self, Failure, ServiceArgs};
 use skerry_edged::{Config, Connect, Edged};
-use skerry_telemetry::{LogConfig, LogFormat};
 
 /// Runs the pods of this node.
 #[derive(Parser)]
@@ -22,19 +21,14 @@ struct Args {
     /// Address of the admin server
     #[arg(long, default_value = "127.0.0.1:9096")]
     admin: SocketAddr,
-    /// Log filter, as in info,skerry_edged=debug
-    #[arg(long, env = "SKERRY_LOG")]
-    log: Option<String>,
-    /// Log as JSON
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
-    let log = LogConfig { format, filter: args.log, service: "edged".to_owned() };
-    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+    let options = args.service.options("edged", Some(args.admin));
+    process::run(&options, |process| async move {
         let mut config: Config = skerry_common::load(&args.config)?;
         if args.runtime_endpoint.is_some() {
             config.runtime_endpoint = args.runtime_endpoint;

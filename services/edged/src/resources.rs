@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use skerry_common::quantity;
 use skerry_proto::cri::v1::{HugepageLimit, LinuxContainerResources};
 
 use crate::pod::spec::{PodExt, is_sidecar};
@@ -24,52 +25,12 @@ const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// A quantity in thousandths: enough for CPU, and exact for bytes.
 pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
-    let text = quantity.0.trim();
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+')).unwrap_or(text.len());
-    let (number, suffix) = text.split_at_checked(digits)?;
-    // 1e3 and 1E3 are exponents, 1E is exa.
-    if let Some(exponent) = suffix.strip_prefix(['e', 'E']).filter(|e| !e.is_empty()) {
-        let exponent: i32 = exponent.parse().ok()?;
-        let value: f64 = number.parse().ok()?;
-        let value = value * 10_f64.powi(exponent) * 1000.0;
-        #[allow(clippy::cast_possible_truncation, reason = "clamped to what a quantity can be")]
-        return value.is_finite().then(|| value.clamp(-1e30, 1e30) as i128);
-    }
-    let (multiplier, divisor): (i128, i128) = match suffix {
-        "" => (1, 1),
-        "n" => (1, 1_000_000_000),
-        "u" => (1, 1_000_000),
-        "m" => (1, 1_000),
-        "k" => (1_000, 1),
-        "M" => (1_000_000, 1),
-        "G" => (1_000_000_000, 1),
-        "T" => (1_000_000_000_000, 1),
-        "P" => (1_000_000_000_000_000, 1),
-        "E" => (1_000_000_000_000_000_000, 1),
-        "Ki" => (1 << 10, 1),
-        "Mi" => (1 << 20, 1),
-        "Gi" => (1 << 30, 1),
-        "Ti" => (1 << 40, 1),
-        "Pi" => (1 << 50, 1),
-        "Ei" => (1 << 60, 1),
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let negative = whole.starts_with('-');
-    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let fraction: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    let units = whole.checked_mul(scale)?.checked_add(if negative { -fraction } else { fraction })?;
-    let numerator = units.checked_mul(multiplier)?.checked_mul(1000)?;
-    let divisor = scale.checked_mul(divisor)?;
-    // Rounded up, as everywhere with quantities.
-    Some(numerator.div_euclid(divisor) + i128::from(numerator.rem_euclid(divisor) != 0))
+    quantity::scaled(&quantity.0, 1000)
 }
 
 /// A quantity in whole units, rounded up.
 pub(crate) fn units(quantity: &Quantity) -> Option<i64> {
-    let milli = milli(quantity)?;
-    i64::try_from(milli.div_euclid(1000) + i128::from(milli.rem_euclid(1000) != 0)).ok()
+    quantity::units(&quantity.0)
 }
 
 /// Quality-of-service class.

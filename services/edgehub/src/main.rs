@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use skerry_common::process::{self, Failure, ProcessOptions};
+use skerry_common::process::{self, Failure, ServiceArgs};
 use skerry_edgehub::{Config, EdgeHub, Listen};
-use skerry_telemetry::{LogConfig, LogFormat};
 
 /// Keeps the node's connection to the cloud and its store.
 #[derive(Parser)]
@@ -22,19 +21,14 @@ struct Args {
     /// Address of the admin server
     #[arg(long, default_value = "127.0.0.1:9095")]
     admin: SocketAddr,
-    /// Log filter, as in info,skerry_edgehub=debug
-    #[arg(long, env = "SKERRY_LOG")]
-    log: Option<String>,
-    /// Log as JSON
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
-    let log = LogConfig { format, filter: args.log, service: "edgehub".to_owned() };
-    process::run(&ProcessOptions { log, admin: Some(args.admin) }, |process| async move {
+    let options = args.service.options("edgehub", Some(args.admin));
+    process::run(&options, |process| async move {
         let config: Config = skerry_common::load(&args.config)?;
         let hub = EdgeHub::build(config, Listen::Socket(args.socket), &process.registry);
         hub.await.map_err(Failure::failed)?.run(process.stop).await.map_err(Failure::failed)

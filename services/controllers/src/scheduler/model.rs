@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use skerry_common::Key;
 
 use super::need::{Amounts, HostPort, Need};
-use crate::quantity;
 use crate::taints;
+use skerry_common::quantity;
 
 /// The label that carries the host name of a node.
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";

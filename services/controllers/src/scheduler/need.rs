@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::pods::controller_of;
-use crate::quantity;
+use skerry_common::quantity;
 
 /// What a pod without a cpu request counts as when nodes are compared, in thousandths.
 const ASSUMED_CPU: i64 = 100;

@@ -1,19 +1,32 @@
-//! Resource quantities ("500m", "1Gi", "1e3") as integers.
+//! Resource quantities as Kubernetes writes them ("500m", "1Gi", "1e3"), as integers.
 //!
-//! Pure. Values are rounded up, as Kubernetes does, and saturate instead of overflowing.
+//! Used by the scheduler and by edged. Pure. Values are rounded up, as Kubernetes does; those of 64 bits
+//! saturate instead of overflowing.
+
+/// Digits in front of the point that are read: more is no quantity.
+const MAX_WHOLE: usize = 18;
+
+/// Digits behind the point that are read; Kubernetes keeps no more.
+const MAX_FRACTION: usize = 9;
+
+/// Largest power of ten in an exponent.
+const MAX_EXPONENT: u32 = 18;
 
 /// The value in thousandths: for cpu. `None` when it is not a quantity.
-pub(crate) fn milli(text: &str) -> Option<i64> {
-    scaled(text, 1000)
+#[must_use]
+pub fn milli(text: &str) -> Option<i64> {
+    scaled(text, 1000).map(saturate)
 }
 
-/// The value in whole units: for memory, pods and extended resources.
-pub(crate) fn units(text: &str) -> Option<i64> {
-    scaled(text, 1)
+/// The value in whole units: for memory, pods and extended resources. `None` when it is not a quantity.
+#[must_use]
+pub fn units(text: &str) -> Option<i64> {
+    scaled(text, 1).map(saturate)
 }
 
-/// `value * factor`, rounded up (away from zero).
-fn scaled(text: &str, factor: i128) -> Option<i64> {
+/// The value times `factor`, rounded away from zero. `None` when it is not a quantity.
+#[must_use]
+pub fn scaled(text: &str, factor: u32) -> Option<i128> {
     let text = text.trim();
     let split = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
     let (number, suffix) = text.split_at_checked(split)?;
@@ -36,7 +49,7 @@ fn scaled(text: &str, factor: i128) -> Option<i64> {
         "Ei" => (1 << 60, 1),
         exponent => {
             let exponent: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let power = 10_i128.checked_pow(exponent.unsigned_abs().min(18))?;
+            let power = 10_i128.checked_pow(exponent.unsigned_abs().min(MAX_EXPONENT))?;
             if exponent >= 0 { (power, 1) } else { (1, power) }
         }
     };
@@ -45,23 +58,25 @@ fn scaled(text: &str, factor: i128) -> Option<i64> {
         None => (false, number.strip_prefix('+').unwrap_or(number)),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || whole.len() > 18 {
+    if whole.is_empty() && fraction.is_empty() || whole.len() > MAX_WHOLE {
         return None;
     }
-    let fraction: String = fraction.chars().take(9).collect();
+    let fraction: String = fraction.chars().take(MAX_FRACTION).collect();
     let digits: i128 = format!("0{whole}{fraction}").parse().ok()?;
     let ten = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let (numerator, denominator) = (digits.checked_mul(multiply)?.checked_mul(factor)?, divide.checked_mul(ten)?);
-    let value = (numerator + denominator - 1).checked_div(denominator)?;
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    let (numerator, denominator) =
+        (digits.checked_mul(multiply)?.checked_mul(factor.into())?, divide.checked_mul(ten)?);
+    let value = numerator.checked_add(denominator - 1)?.checked_div(denominator)?;
     Some(if negative { -value } else { value })
+}
+
+fn saturate(value: i128) -> i64 {
+    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn known_values() {
@@ -87,16 +102,14 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn never_panics(text in "\\PC{0,30}") {
-            let _ = (milli(&text), units(&text));
+    #[test]
+    fn integers_are_themselves_and_nothing_panics() {
+        for n in [0, 1, 999, 1_000_000_000_000] {
+            assert_eq!((units(&n.to_string()), milli(&format!("{n}m"))), (Some(n), Some(n)));
         }
-
-        #[test]
-        fn integers_are_themselves(n in 0_i64..1_000_000_000_000) {
-            prop_assert_eq!(units(&n.to_string()), Some(n));
-            prop_assert_eq!(milli(&format!("{n}m")), Some(n));
+        for odd in ["-", "+", ".", "-.", "1..", "1e99999999999", "1e-400", "\u{20ac}", "1\u{0}", "e", "Ki", "+-1"] {
+            let _ = (milli(odd), units(odd));
         }
+        assert_eq!(scaled("9E", 1000), Some(9_000_000_000_000_000_000_000));
     }
 }
