@@ -1,7 +1,7 @@
 //! Just enough OpenAPI for kubectl: the server validates fields itself and says so here.
 //!
 //! kubectl 1.27 and newer look in `/openapi/v3` whether PATCH of a kind takes `fieldValidation`; older ones
-//! fetch `/openapi/v2` as protobuf and skip kinds that it does not describe. There are no schemas.
+//! fetch `/openapi/v2` as protobuf. There are no schemas, so `kubectl explain` has nothing to say.
 //! Invariant: every resource of the registry is in its group's document. Limits: none. Stateless.
 
 use axum::body::Body;
@@ -10,28 +10,63 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value, json};
 use skerry_apimachinery::{Registry, Resource};
 
+/// Where an operation says which kind it is about.
+const KIND_EXTENSION: &str = "x-kubernetes-group-version-kind";
+
+/// What PATCH takes.
+const PATCH_PARAMETERS: [&str; 4] = ["dryRun", "fieldManager", "fieldValidation", "force"];
+
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// `/openapi/v2`: an empty document, in protobuf or JSON.
-pub(crate) fn v2(headers: &HeaderMap) -> Response {
+/// `/openapi/v2`: the same operations without schemas, in protobuf or JSON. kubectl before 1.27 looks here
+/// whether PATCH of a kind takes `dryRun`.
+pub(crate) fn v2(registry: &Registry, headers: &HeaderMap) -> Response {
+    let resources = registry.resources().iter().map(AsRef::as_ref).filter(|resource: &&Resource| !resource.review);
     let wants_protobuf =
         headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.contains("protobuf"));
     if !wants_protobuf {
-        let document =
-            json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1"}, "paths": {}, "definitions": {}});
+        let paths: Map<String, Value> = resources.map(operations).collect();
+        let document = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1"}, "paths": paths,
+            "definitions": {}});
         return crate::http::json_response(http::StatusCode::OK, &document);
     }
-    // openapi.v2.Document: 1 swagger; 2 info {1 title, 2 version}; 8 paths {}.
-    let field = |number: u8, bytes: &[u8]| {
-        let mut out = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap_or(0)];
-        out.extend_from_slice(bytes);
-        out
-    };
-    let info = [field(1, b"Kubernetes"), field(2, b"v1")].concat();
-    let document = [field(1, b"2.0"), field(2, &info), field(8, b"")].concat();
-    let mut response = Response::new(Body::from(document));
+    let mut response = Response::new(Body::from(v2_protobuf(resources)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(V2_PROTOBUF));
     response
+}
+
+/// The document as a message of gnostic's `openapi.v2`: only what kubectl reads of it.
+fn v2_protobuf<'r>(resources: impl Iterator<Item = &'r Resource>) -> Vec<u8> {
+    // Each nesting is one message of the schema: of a parameter, which may be one of several kinds, there are
+    // four around the name.
+    let parameter = |name: &str| {
+        let query = [field(2, b"query"), field(4, name.as_bytes())].concat();
+        field(8, &field(1, &field(2, &field(3, &query))))
+    };
+    let mut paths = Vec::new();
+    for resource in resources {
+        let (group, version, kind) = (&resource.group, &resource.version, &resource.kind);
+        let names = format!("group: \"{group}\"\nkind: {kind}\nversion: {version}\n");
+        let extension = [field(1, KIND_EXTENSION.as_bytes()), field(2, &field(2, names.as_bytes()))].concat();
+        let operation = [PATCH_PARAMETERS.map(parameter).concat(), field(13, &extension)].concat();
+        let item = [field(1, operations(resource).0.as_bytes()), field(2, &field(8, &operation))].concat();
+        paths.extend(field(2, &item));
+    }
+    let info = [field(1, b"Kubernetes"), field(2, b"v1")].concat();
+    [field(1, b"2.0"), field(2, &info), field(8, &paths)].concat()
+}
+
+/// A field of bytes: a string or a message.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
+        length >>= 7;
+    }
+    out.push(u8::try_from(length).unwrap_or_default());
+    out.extend_from_slice(bytes);
+    out
 }
 
 /// `/openapi/v3`: where the documents are.
@@ -65,8 +100,8 @@ fn operations(resource: &Resource) -> (String, Value) {
     let query = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let operation = |action: &str| {
         json!({
-            "x-kubernetes-action": action, "x-kubernetes-group-version-kind": kind,
-            "parameters": [query("dryRun"), query("fieldManager"), query("fieldValidation"), query("force")],
+            "x-kubernetes-action": action, KIND_EXTENSION: kind,
+            "parameters": PATCH_PARAMETERS.map(query),
             "responses": {"200": {"description": "OK"}},
         })
     };

@@ -105,15 +105,27 @@ impl Drop for Process {
     }
 }
 
-/// Is there a kubectl on this machine?
-pub(crate) fn has_kubectl() -> bool {
-    Command::new("kubectl").args(["version", "--client"]).output().is_ok_and(|o| o.status.success())
+/// Every kubectl of this machine with its minor version: the one on the PATH, and that of an older distribution.
+pub(crate) fn kubectls() -> Vec<(PathBuf, u32)> {
+    let older = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kubectl/usr/bin/kubectl");
+    let minor = |program: &PathBuf| {
+        let output = Command::new(program).args(["version", "--client", "-o", "json"]).output().ok()?;
+        let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
+    };
+    let found = [PathBuf::from("kubectl"), older].into_iter().filter_map(|program| {
+        let minor = minor(&program)?;
+        Some((program, minor))
+    });
+    let mut all: Vec<_> = found.collect();
+    all.dedup_by_key(|(_, minor)| *minor);
+    all
 }
 
 /// Runs kubectl and answers its output.
-pub(crate) fn kubectl(kubeconfig: &Path, arguments: &[&str], stdin: Option<&str>) -> Output {
+pub(crate) fn kubectl(program: &Path, kubeconfig: &Path, arguments: &[&str], stdin: Option<&str>) -> Output {
     use std::io::Write as _;
-    let mut child = Command::new("kubectl")
+    let mut child = Command::new(program)
         .env("KUBECONFIG", kubeconfig)
         .env("HOME", kubeconfig.parent().unwrap())
         .args(arguments)
