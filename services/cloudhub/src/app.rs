@@ -27,6 +27,7 @@ use crate::registry::Registry;
 use crate::report_lane::ReportLane;
 use crate::routes::Routes as KindRoutes;
 use crate::sessions::Sessions;
+use crate::upstream;
 use crate::usage::Usage;
 use crate::{Config, HubError};
 
@@ -134,12 +135,12 @@ impl CloudHub {
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), HubError> {
         let mut tasks = JoinSet::new();
         for lane in self.lanes {
-            tasks.spawn(lane.run(stop.clone()));
+            tasks.spawn(upstream::keep(lane, stop.clone()));
         }
         for lane in self.report_lanes {
-            tasks.spawn(lane.run(stop.clone()));
+            tasks.spawn(upstream::keep(lane, stop.clone()));
         }
-        tasks.spawn(self.registry.run(stop.clone()));
+        tasks.spawn(upstream::keep(Arc::new(self.registry), stop.clone()));
         tasks.spawn(self.credentials.follow(stop.clone()));
         let limit = skerry_rpc::limits::SYNC_MESSAGE_BYTES;
         let source = SourceServer::new(NodeSource(self.shared.clone())).max_decoding_message_size(limit);

@@ -11,10 +11,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use prost::Message as _;
-use skerry_common::{Backoff, drain};
+use skerry_common::Backoff;
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::source_client::SourceClient;
 use skerry_telemetry::{Task, emit};
@@ -24,22 +23,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::events::SourceLink;
 use crate::metrics::Metrics;
 use crate::sessions::Session;
+use crate::upstream::{self, Upstream};
 
 /// Messages that wait for one stream of a node.
 pub(crate) const NODE_QUEUE: usize = 64;
 
 /// Messages that wait for a source, from all nodes together. Beyond it node streams wait.
 const SOURCE_QUEUE: usize = 1024;
-
-/// How long a source may take to answer Hello.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Waits between attempts to reach a source.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(3);
-
-/// The protocol version that this hub speaks.
-pub(crate) const PROTOCOL: u32 = 1;
 
 /// What waits for a node's stream. Boxed, because queues of idle nodes should cost nothing.
 pub(crate) type ToNode = Box<pb::SubscribeResponse>;
@@ -109,64 +99,6 @@ impl Lane {
         Ok(Opened { id, lane: self.clone(), requests })
     }
 
-    /// Keeps a stream to the source until told to stop.
-    pub(crate) async fn run(self: Arc<Self>, mut stop: drain::Watch) {
-        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        loop {
-            let reason = tokio::select! {
-                reason = self.connect(&mut backoff) => reason,
-                _ = stop.stopped() => return,
-            };
-            self.down();
-            emit(SourceLink { source: &self.source, up: false, reason: &reason }, &self.metrics);
-            tokio::select! {
-                () = tokio::time::sleep(backoff.jittered()) => {}
-                _ = stop.stopped() => return,
-            }
-        }
-    }
-
-    /// One stream, from its beginning to its end; returns why it ended.
-    async fn connect(&self, backoff: &mut Backoff) -> String {
-        let (requests, queue) = mpsc::channel(SOURCE_QUEUE);
-        let hello = pb::Hello {
-            protocols: vec![PROTOCOL],
-            agent: format!("cloudhub/{}", skerry_telemetry::VERSION),
-            ..pb::Hello::default()
-        };
-        if requests.try_send(request(pb::subscribe_request::Message::Hello(hello))).is_err() {
-            return "the queue is closed".to_owned();
-        }
-        let mut client = SourceClient::new(self.channel.clone())
-            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
-            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
-        let started = tokio::time::timeout(WELCOME_TIMEOUT, async {
-            let mut stream = client.subscribe(ReceiverStream::new(queue)).await?.into_inner();
-            let first = stream.message().await?;
-            Ok::<_, tonic::Status>((stream, first))
-        });
-        let (mut stream, first) = match started.await {
-            Ok(Ok(started)) => started,
-            Ok(Err(status)) => return status.message().to_owned(),
-            Err(_) => return "no answer to hello".to_owned(),
-        };
-        match first.and_then(|first| first.message) {
-            Some(pb::subscribe_response::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {}
-            other => return format!("expected welcome for protocol {PROTOCOL}, got {other:?}"),
-        }
-        backoff.reset();
-        self.lock().requests = Some(requests);
-        drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
-        emit(SourceLink { source: &self.source, up: true, reason: "" }, &self.metrics);
-        loop {
-            match stream.message().await {
-                Ok(Some(response)) => self.deliver(response),
-                Ok(None) => return "the source ended the stream".to_owned(),
-                Err(status) => return status.message().to_owned(),
-            }
-        }
-    }
-
     fn deliver(&self, mut response: pb::SubscribeResponse) {
         use pb::subscribe_response::Message as M;
         let bytes = response.encoded_len();
@@ -215,6 +147,37 @@ impl Lane {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Upstream for Lane {
+    async fn connect(&self, backoff: &mut Backoff) -> String {
+        let (requests, queue) = mpsc::channel(SOURCE_QUEUE);
+        let hello = request(pb::subscribe_request::Message::Hello(upstream::hello()));
+        if requests.try_send(hello).is_err() {
+            return "the queue is closed".to_owned();
+        }
+        let mut client = SourceClient::new(self.channel.clone())
+            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
+            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
+        let welcome = |first: pb::SubscribeResponse| match first.message {
+            Some(pb::subscribe_response::Message::Welcome(welcome)) => Some(welcome),
+            _ => None,
+        };
+        let mut stream = match upstream::begin(client.subscribe(ReceiverStream::new(queue)), welcome).await {
+            Ok(stream) => stream,
+            Err(reason) => return reason,
+        };
+        backoff.reset();
+        self.lock().requests = Some(requests);
+        drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
+        emit(SourceLink { source: &self.source, up: true, reason: "" }, &self.metrics);
+        upstream::each(&mut stream, |response| self.deliver(response)).await
+    }
+
+    fn ended(&self, reason: &str) {
+        self.down();
+        emit(SourceLink { source: &self.source, up: false, reason }, &self.metrics);
     }
 }
 

@@ -22,6 +22,7 @@ mod registry;
 mod report_lane;
 mod routes;
 mod sessions;
+mod upstream;
 mod usage;
 
 pub use app::CloudHub;

@@ -15,8 +15,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::events::Refused;
-use crate::lane::PROTOCOL;
-use crate::node_source::{Caller, HELLO_TIMEOUT, Refusal, Shared};
+use crate::node_source::{Caller, Refusal, Shared};
 use crate::report_lane::{Place, ToReporter};
 use crate::sessions::Attached;
 
@@ -99,6 +98,8 @@ impl ReportStream {
                             return Some(answer);
                         }
                     }
+                    // A message of a newer node.
+                    Ok(Some(pb::ReportRequest { message: None })) => {}
                     Ok(Some(_)) => return self.fail(Status::invalid_argument("hello may come only once")),
                     Ok(None) | Err(_) => return None,
                 }
@@ -107,31 +108,27 @@ impl ReportStream {
     }
 
     async fn hello(&mut self, caller: &Caller) -> Option<Answer> {
-        let first = tokio::time::timeout(HELLO_TIMEOUT, self.incoming.message()).await;
-        let hello = match first {
-            Ok(Ok(Some(pb::ReportRequest { message: Some(pb::report_request::Message::Hello(hello)) }))) => hello,
-            Ok(Ok(None) | Err(_)) => return None,
-            Ok(Ok(Some(_))) => return self.fail(Status::invalid_argument("the first message must be hello")),
-            Err(_) => return self.fail(Status::deadline_exceeded("no hello came")),
+        let hello = skerry_rpc::hello(&mut self.incoming, |first| match first.message {
+            Some(pb::report_request::Message::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let hello = match hello.await {
+            Ok(hello) => hello?,
+            Err(status) => return self.fail(status),
         };
         match caller.attach(&self.shared, &hello) {
-            Ok(attached) => {
+            Ok((attached, welcome)) => {
                 let node = attached.session.node.as_str();
                 let lanes = self.shared.routes.report_lanes();
                 self.places = lanes.iter().map(|lane| lane.register(node, self.to_node.clone())).collect();
                 self.attached = Some(attached);
+                Some(Ok(answer(pb::report_response::Message::Welcome(welcome))))
             }
-            Err(refusal) => {
-                return match *refusal {
-                    Refusal::Status(status) => self.fail(status),
-                    Refusal::Stale(newest) => {
-                        self.fail(Status::aborted(format!("session {newest} of this node is newer")))
-                    }
-                };
-            }
+            Err(refusal) => match *refusal {
+                Refusal::Status(status) => self.fail(status),
+                Refusal::Stale(newest) => self.fail(Status::aborted(format!("session {newest} of this node is newer"))),
+            },
         }
-        let agent = format!("cloudhub/{}", skerry_telemetry::VERSION);
-        Some(Ok(answer(pb::report_response::Message::Welcome(pb::Welcome { protocol: PROTOCOL, agent }))))
     }
 
     async fn report(&mut self, mut report: pb::Report) -> Option<Answer> {

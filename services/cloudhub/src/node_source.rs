@@ -2,10 +2,10 @@
 //!
 //! One value per stream, without a task or a timer of its own: it is polled as the response stream,
 //! and reads the node's messages between sending. A stream whose first message is not Hello within
-//! [`HELLO_TIMEOUT`] ends. A node may name only itself.
+//! [`skerry_rpc::HELLO_TIMEOUT`] ends. A node may name only itself.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures::stream;
 use skerry_common::NodeName;
@@ -16,13 +16,11 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::events::Refused;
-use crate::lane::{NODE_QUEUE, Opened, PROTOCOL, Route, ToNode, closed};
+use crate::lane::{NODE_QUEUE, Opened, Route, ToNode, closed};
 use crate::metrics::Metrics;
 use crate::routes::Routes;
 use crate::sessions::{Arrival, Attached, Sessions, Stale};
-
-/// How long a node may take to say Hello on a new stream.
-pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::upstream::agent;
 
 /// Subscriptions on one stream of a node. There are about a dozen kinds.
 const MAX_SUBSCRIPTIONS: usize = 64;
@@ -71,16 +69,17 @@ impl Caller {
         Ok(Self { node, peer: skerry_rpc::shared_peer(request)? })
     }
 
-    /// Joins the stream to its session, after its Hello.
-    pub(crate) fn attach(&self, shared: &Shared, hello: &pb::Hello) -> Result<Attached, Box<Refusal>> {
+    /// Joins the stream to its session, after its Hello; returns what to answer.
+    pub(crate) fn attach(&self, shared: &Shared, hello: &pb::Hello) -> Result<(Attached, pb::Welcome), Box<Refusal>> {
         if !hello.node.is_empty() && hello.node != self.node.as_str() {
             emit(Refused { node: &self.node, reason: "other node in hello" }, &shared.metrics);
             return Err(Refusal::status(Status::permission_denied("a node may speak only for itself")));
         }
-        if !hello.protocols.contains(&PROTOCOL) {
-            let message = format!("this hub speaks protocol {PROTOCOL}; the node offers {:?}", hello.protocols);
-            return Err(Refusal::status(Status::failed_precondition(message)));
-        }
+        let welcome = skerry_sync::version::welcome(&agent(), hello).map_err(|error| {
+            emit(Refused { node: &self.node, reason: "protocol version" }, &shared.metrics);
+            tracing::warn!(node = %self.node, %error, "node refused");
+            Refusal::status(Status::failed_precondition(error.to_string()))
+        })?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let arrival = Arrival {
             node: self.node.clone(),
@@ -90,7 +89,8 @@ impl Caller {
             connection: self.peer.connection.clone(),
             now_unix_ms: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
         };
-        shared.sessions.attach(arrival).map_err(|Stale { newest }| Box::new(Refusal::Stale(newest)))
+        let attached = shared.sessions.attach(arrival).map_err(|Stale { newest }| Box::new(Refusal::Stale(newest)))?;
+        Ok((attached, welcome))
     }
 }
 
@@ -164,30 +164,32 @@ impl NodeStream {
     }
 
     async fn hello(&mut self, caller: &Caller) -> Option<Answer> {
-        let first = tokio::time::timeout(HELLO_TIMEOUT, self.incoming.message()).await;
-        let hello = match first {
-            Ok(Ok(Some(pb::SubscribeRequest { message: Some(pb::subscribe_request::Message::Hello(hello)) }))) => hello,
-            Ok(Ok(None) | Err(_)) => return None,
-            Ok(Ok(Some(_))) => return self.fail(Status::invalid_argument("the first message must be hello")),
-            Err(_) => return self.fail(Status::deadline_exceeded("no hello came")),
+        let hello = skerry_rpc::hello(&mut self.incoming, |first| match first.message {
+            Some(pb::subscribe_request::Message::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let hello = match hello.await {
+            Ok(hello) => hello?,
+            Err(status) => return self.fail(status),
         };
         match caller.attach(&self.shared, &hello) {
-            Ok(attached) => self.attached = Some(attached),
+            Ok((attached, welcome)) => {
+                self.attached = Some(attached);
+                let welcome = pb::subscribe_response::Message::Welcome(welcome);
+                Some(Ok(pb::SubscribeResponse { message: Some(welcome) }))
+            }
             Err(refusal) => match *refusal {
-                Refusal::Status(status) => return self.fail(status),
+                Refusal::Status(status) => self.fail(status),
                 Refusal::Stale(newest) => {
                     self.ended = true;
                     let mut answer = closed(0, pb::CloseCode::StaleSession, "a newer session of this node exists");
                     if let Some(pb::subscribe_response::Message::Closed(closed)) = &mut answer.message {
                         closed.newest_session = newest;
                     }
-                    return Some(Ok(answer));
+                    Some(Ok(answer))
                 }
             },
         }
-        let agent = format!("cloudhub/{}", skerry_telemetry::VERSION);
-        let welcome = pb::Welcome { protocol: PROTOCOL, agent };
-        Some(Ok(pb::SubscribeResponse { message: Some(pb::subscribe_response::Message::Welcome(welcome)) }))
     }
 
     /// Relays one message of the node; an answer is for the node itself.
@@ -217,7 +219,9 @@ impl NodeStream {
                 self.subscriptions.retain(|(id, _)| *id != close.subscription);
                 None
             }
-            Some(M::Hello(_)) | None => self.fail(Status::invalid_argument("hello may come only once")),
+            Some(M::Hello(_)) => self.fail(Status::invalid_argument("hello may come only once")),
+            // A message of a newer node.
+            None => None,
         }
     }
 

@@ -4,9 +4,8 @@
 //! every reconnect it gets all sessions anew.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use skerry_common::{Backoff, NodeName, drain};
+use skerry_common::{Backoff, NodeName};
 use skerry_identity::{RevocationPublisher, RevocationSet};
 use skerry_proto::hub::v1 as pb;
 use skerry_proto::hub::v1::hub_update::Message as Up;
@@ -16,16 +15,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::sessions::{Session, Sessions};
+use crate::upstream::{self, Upstream, agent};
 
 /// Updates that wait for the registry.
 const QUEUE: usize = 256;
 
 /// Changes that are read at a time.
 const BATCH: usize = 128;
-
-/// Waits between attempts to reach the registry.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(3);
 
 /// The link to the registry.
 #[derive(Debug)]
@@ -37,49 +33,8 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Keeps the link until told to stop.
-    pub(crate) async fn run(self, mut stop: drain::Watch) {
-        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        loop {
-            let reason = tokio::select! {
-                reason = self.connect(&mut backoff) => reason,
-                _ = stop.stopped() => return,
-            };
-            tracing::warn!(reason, "registry not connected");
-            tokio::select! {
-                () = tokio::time::sleep(backoff.jittered()) => {}
-                _ = stop.stopped() => return,
-            }
-        }
-    }
-
-    async fn connect(&self, backoff: &mut Backoff) -> String {
-        let (updates, queue) = mpsc::channel(QUEUE);
-        let mut client = RegistryClient::new(self.channel.clone());
-        let mut stream = match client.connect(ReceiverStream::new(queue)).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return status.message().to_owned(),
-        };
-        backoff.reset();
-        let send = self.send(updates);
-        let receive = async {
-            loop {
-                match stream.message().await {
-                    Ok(Some(update)) => self.update(update),
-                    Ok(None) => return "the registry ended the stream".to_owned(),
-                    Err(status) => return status.message().to_owned(),
-                }
-            }
-        };
-        tokio::select! {
-            reason = receive => reason,
-            () = send => "the stream to the registry is closed".to_owned(),
-        }
-    }
-
     async fn send(&self, updates: mpsc::Sender<pb::HubUpdate>) {
-        let agent = format!("cloudhub/{}", skerry_telemetry::VERSION);
-        let hello = Up::Hello(pb::HubHello { hub: self.hub.clone(), agent });
+        let hello = Up::Hello(pb::HubHello { hub: self.hub.clone(), agent: agent() });
         if updates.send(update(hello)).await.is_err() {
             return;
         }
@@ -122,6 +77,26 @@ impl Registry {
             }
             None => {}
         }
+    }
+}
+
+impl Upstream for Registry {
+    async fn connect(&self, backoff: &mut Backoff) -> String {
+        let (updates, queue) = mpsc::channel(QUEUE);
+        let mut client = RegistryClient::new(self.channel.clone());
+        let mut stream = match client.connect(ReceiverStream::new(queue)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return status.message().to_owned(),
+        };
+        backoff.reset();
+        tokio::select! {
+            reason = upstream::each(&mut stream, |update| self.update(update)) => reason,
+            () = self.send(updates) => "the stream to the registry is closed".to_owned(),
+        }
+    }
+
+    fn ended(&self, reason: &str) {
+        tracing::warn!(reason, "registry not connected");
     }
 }
 

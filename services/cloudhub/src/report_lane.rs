@@ -7,26 +7,18 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use skerry_common::{Backoff, drain};
+use skerry_common::Backoff;
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::sink_client::SinkClient;
 use skerry_telemetry::Task;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::lane::PROTOCOL;
+use crate::upstream::{self, Upstream};
 
 /// Reports that wait for a sink, from all nodes together. Beyond it node streams wait.
 const SINK_QUEUE: usize = 1024;
-
-/// How long a sink may take to answer Hello.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Waits between attempts to reach a sink.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(3);
 
 /// What waits for a node's report stream.
 pub(crate) type ToReporter = Box<pb::Outcome>;
@@ -84,66 +76,6 @@ impl ReportLane {
         self.lock().reports.clone()
     }
 
-    /// Keeps a stream to the sink until told to stop.
-    pub(crate) async fn run(self: Arc<Self>, mut stop: drain::Watch) {
-        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        loop {
-            let reason = tokio::select! {
-                reason = self.connect(&mut backoff) => reason,
-                _ = stop.stopped() => return,
-            };
-            tracing::warn!(source = self.source, reason, "report stream ended");
-            self.down();
-            tokio::select! {
-                () = tokio::time::sleep(backoff.jittered()) => {}
-                _ = stop.stopped() => return,
-            }
-        }
-    }
-
-    async fn connect(&self, backoff: &mut Backoff) -> String {
-        let (reports, queue) = mpsc::channel(SINK_QUEUE);
-        let hello = pb::Hello {
-            protocols: vec![PROTOCOL],
-            agent: format!("cloudhub/{}", skerry_telemetry::VERSION),
-            ..pb::Hello::default()
-        };
-        let hello = pb::ReportRequest { message: Some(pb::report_request::Message::Hello(hello)) };
-        if reports.try_send(hello).is_err() {
-            return "the queue is closed".to_owned();
-        }
-        let mut client = SinkClient::new(self.channel.clone())
-            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
-            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
-        let started = tokio::time::timeout(WELCOME_TIMEOUT, async {
-            let mut stream = client.report(ReceiverStream::new(queue)).await?.into_inner();
-            let first = stream.message().await?;
-            Ok::<_, tonic::Status>((stream, first))
-        });
-        let (mut stream, first) = match started.await {
-            Ok(Ok(started)) => started,
-            Ok(Err(status)) => return status.message().to_owned(),
-            Err(_) => return "no answer to hello".to_owned(),
-        };
-        match first.and_then(|first| first.message) {
-            Some(pb::report_response::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {}
-            other => return format!("expected welcome for protocol {PROTOCOL}, got {other:?}"),
-        }
-        backoff.reset();
-        self.lock().reports = Some(reports);
-        drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
-        loop {
-            match stream.message().await {
-                Ok(Some(pb::ReportResponse { message: Some(pb::report_response::Message::Outcome(outcome)) })) => {
-                    self.deliver(outcome);
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => return "the sink ended the stream".to_owned(),
-                Err(status) => return status.message().to_owned(),
-            }
-        }
-    }
-
     fn deliver(&self, mut outcome: pb::Outcome) {
         let mut state = self.lock();
         let Some(route) = state.routes.get(outcome.node.as_str()) else { return };
@@ -167,6 +99,41 @@ impl ReportLane {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Upstream for ReportLane {
+    async fn connect(&self, backoff: &mut Backoff) -> String {
+        let (reports, queue) = mpsc::channel(SINK_QUEUE);
+        let hello = pb::ReportRequest { message: Some(pb::report_request::Message::Hello(upstream::hello())) };
+        if reports.try_send(hello).is_err() {
+            return "the queue is closed".to_owned();
+        }
+        let mut client = SinkClient::new(self.channel.clone())
+            .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
+            .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
+        let welcome = |first: pb::ReportResponse| match first.message {
+            Some(pb::report_response::Message::Welcome(welcome)) => Some(welcome),
+            _ => None,
+        };
+        let mut stream = match upstream::begin(client.report(ReceiverStream::new(queue)), welcome).await {
+            Ok(stream) => stream,
+            Err(reason) => return reason,
+        };
+        backoff.reset();
+        self.lock().reports = Some(reports);
+        drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
+        upstream::each(&mut stream, |response| {
+            if let Some(pb::report_response::Message::Outcome(outcome)) = response.message {
+                self.deliver(outcome);
+            }
+        })
+        .await
+    }
+
+    fn ended(&self, reason: &str) {
+        tracing::warn!(source = self.source, reason, "report stream ended");
+        self.down();
     }
 }
 

@@ -56,12 +56,14 @@ impl RegistryService {
     async fn serve(self, mut incoming: Streaming<HubUpdate>, tx: mpsc::Sender<Result<RegistryUpdate, Status>>) {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let mut stop = self.stop.clone();
-        let hub = match incoming.message().await {
-            Ok(Some(HubUpdate { message: Some(hub_update::Message::Hello(hello)) })) => hello.hub,
-            _ => {
-                let _ = tx.send(Err(Status::invalid_argument("the first message must be hello"))).await;
-                return;
-            }
+        let hello = skerry_rpc::hello(&mut incoming, |first| match first.message {
+            Some(hub_update::Message::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let hub = match hello.await {
+            Ok(Some(hello)) => hello.hub,
+            Ok(None) => return,
+            Err(status) => return drop(tx.send(Err(status)).await),
         };
         tracing::info!(hub, connection, "hub connected");
         let out = self.hubs.insert(connection);

@@ -110,10 +110,11 @@ impl SinkService {
         mut incoming: Streaming<ReportRequest>,
         tx: &mpsc::Sender<Result<ReportResponse, Status>>,
     ) -> Result<(), Status> {
-        let hello = match incoming.message().await? {
-            Some(ReportRequest { message: Some(report_request::Message::Hello(hello)) }) => hello,
-            _ => return Err(Status::invalid_argument("the first message must be hello")),
-        };
+        let hello = skerry_rpc::hello(&mut incoming, |first| match first.message {
+            Some(report_request::Message::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let Some(hello) = hello.await? else { return Ok(()) };
         let welcome = report_response::Message::Welcome(welcome(&hello)?);
         if tx.send(Ok(ReportResponse { message: Some(welcome) })).await.is_err() {
             return Ok(());

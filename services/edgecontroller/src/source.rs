@@ -37,9 +37,6 @@ use crate::view::NodeView;
 /// Deltas that wait in the channel to one hub: 2 MiB at most, and enough to keep the connection busy.
 const OUT_MESSAGES: usize = 8;
 
-/// The protocol that this crate speaks.
-pub(crate) const PROTOCOL: u32 = 1;
-
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceService {
@@ -108,12 +105,12 @@ impl SourceService {
         open: &mut HashMap<u64, Opened>,
     ) -> Result<(), Status> {
         use subscribe_request::Message;
-        match incoming.message().await? {
-            Some(SubscribeRequest { message: Some(Message::Hello(hello)) }) => {
-                stream.send(subscribe_response::Message::Welcome(welcome(&hello)?));
-            }
-            _ => return Err(Status::invalid_argument("the first message must be hello")),
-        }
+        let hello = skerry_rpc::hello(incoming, |first| match first.message {
+            Some(Message::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let Some(hello) = hello.await? else { return Ok(()) };
+        stream.send(subscribe_response::Message::Welcome(welcome(&hello)?));
         while let Some(request) = incoming.message().await? {
             match request.message {
                 Some(Message::Open(message)) => self.open(message, stream, open),
@@ -344,10 +341,11 @@ fn live(open: &mut HashMap<u64, Opened>, id: u64) -> Option<&mut Opened> {
 /// # Errors
 /// When no protocol version is common to both.
 pub(crate) fn welcome(hello: &Hello) -> Result<Welcome, Status> {
-    if !hello.protocols.contains(&PROTOCOL) {
-        return Err(Status::failed_precondition(format!("only protocol {PROTOCOL} is spoken here")));
-    }
-    Ok(Welcome { protocol: PROTOCOL, agent: format!("edgecontroller/{}", skerry_telemetry::VERSION) })
+    let agent = format!("edgecontroller/{}", skerry_telemetry::VERSION);
+    skerry_sync::version::welcome(&agent, hello).map_err(|error| {
+        tracing::warn!(%error, "hub refused");
+        Status::failed_precondition(error.to_string())
+    })
 }
 
 fn code_label(code: CloseCode) -> &'static str {

@@ -106,5 +106,17 @@ mod tests {
     fn a_bomb_is_refused_at_the_limit() {
         let bomb = zstd::encode_all(&vec![b' '; 64 << 20][..], 3).unwrap();
         assert!(matches!(json(&bomb, Encoding::Zstd), Err(BodyError::TooLarge)));
+        // The control: without the limit a few kilobytes become all of it.
+        assert!(bomb.len() < 16 << 10);
+        assert_eq!(zstd::decode_all(&bomb[..]).unwrap().len(), 64 << 20);
+    }
+
+    /// The control: a parser alone takes what is another object, and what is none.
+    #[test]
+    fn control_json_alone_takes_what_is_not_the_object() {
+        let other = br#"{"metadata":{"namespace":"default","name":"other"}}"#;
+        for body in [&other[..], b"[]", b"{}"] {
+            assert!(serde_json::from_slice::<Head>(body).is_ok(), "{body:?}");
+        }
     }
 }

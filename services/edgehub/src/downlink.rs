@@ -22,13 +22,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::body;
 use crate::error::SessionError;
 use crate::objects::Objects;
-use crate::uplink::Session;
+use crate::uplink::{Session, agent};
 
 /// Requests that wait for the stream: acknowledgements and the opening lists.
 const REQUEST_QUEUE: usize = 32;
-
-/// How long the hub may take to answer Hello.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits before a closed subscription is opened again.
 const REOPEN_MIN: Duration = Duration::from_millis(200);
@@ -36,9 +33,6 @@ const REOPEN_MAX: Duration = Duration::from_secs(5);
 
 /// Wait before a subscription is opened again that the hub refused, or that did not fit into the store.
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
-
-/// The protocol version that this node speaks.
-pub(crate) const PROTOCOL: u32 = 1;
 
 struct Subscription {
     kind: &'static str,
@@ -74,15 +68,10 @@ impl Downlink {
         let mut client = SourceClient::new(session.channel())
             .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
             .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
-        let start = async {
-            let mut stream = client.subscribe(ReceiverStream::new(queue)).await?.into_inner();
-            let first = stream.message().await?;
-            Ok::<_, tonic::Status>((stream, first.and_then(|first| first.message)))
-        };
-        let (mut stream, first) =
-            tokio::time::timeout(WELCOME_TIMEOUT, start).await.map_err(|_| SessionError::Timeout("hello"))??;
+        let (mut stream, first) = skerry_rpc::begin(client.subscribe(ReceiverStream::new(queue))).await?;
+        let first = first.and_then(|first| first.message);
         match first {
-            Some(M::Welcome(welcome)) if welcome.protocol == PROTOCOL => {}
+            Some(M::Welcome(welcome)) => drop(skerry_sync::version::welcomed(&agent(), &welcome)?),
             Some(M::Closed(closed)) if closed.code() == pb::CloseCode::StaleSession => {
                 return Err(SessionError::Stale { newest: closed.newest_session });
             }
@@ -103,7 +92,8 @@ impl Downlink {
             tokio::select! {
                 message = stream.message() => match message? {
                     Some(pb::SubscribeResponse { message: Some(message) }) => downlink.handle(message).await?,
-                    Some(_) => return Err(SessionError::Unexpected { got: "nothing", expected: "a message" }),
+                    // A message of a newer hub.
+                    Some(_) => {}
                     None => return Err(SessionError::Ended("the hub ended the stream".to_owned())),
                 },
                 () = sleep_until(wake) => {}
@@ -266,7 +256,7 @@ fn request(message: Down) -> pb::SubscribeRequest {
 
 fn name(message: Option<&M>) -> &'static str {
     match message {
-        Some(M::Welcome(_)) => "a welcome for another protocol",
+        Some(M::Welcome(_)) => "a welcome",
         Some(M::Delta(_)) => "a delta",
         Some(M::InSync(_)) => "a sync mark",
         Some(M::Closed(_)) => "a refusal",

@@ -46,6 +46,9 @@ pub(crate) enum SessionError {
     /// The hub sent what the protocol does not allow. Nothing of it was used.
     #[error("the hub broke the protocol")]
     Protocol(#[from] skerry_sync::ProtocolError),
+    /// The hub and this node have no version of the protocol in common; the source says whom to upgrade.
+    #[error("the hub and this node do not understand each other")]
+    Version(#[from] skerry_sync::VersionError),
     /// The hub sent a message where another was due.
     #[error("the hub sent {got} in place of {expected}")]
     Unexpected {
@@ -60,9 +63,6 @@ pub(crate) enum SessionError {
         /// The newest session that the cloud knows.
         newest: u64,
     },
-    /// The hub did not answer in time.
-    #[error("the hub did not answer {0} in time")]
-    Timeout(&'static str),
     /// The store failed; the process must end.
     #[error("the store failed")]
     Store(#[from] skerry_store::StoreError),

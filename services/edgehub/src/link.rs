@@ -75,11 +75,16 @@ impl Link {
 
     /// Says why the link is down. Since when stays from the first reason.
     pub(crate) fn disconnected(&self, reason: &str) {
-        let was_connected = self.lock().connected;
+        let (was_connected, known) = {
+            let state = self.lock();
+            (state.connected, state.reason == reason)
+        };
         if was_connected {
             tracing::warn!(reason, "cloud disconnected");
-        } else {
+        } else if known {
             tracing::debug!(reason, "cloud still not connected");
+        } else {
+            tracing::warn!(reason, "cloud not connected");
         }
         self.metrics.connected.set(0);
         self.change(|state| {

@@ -4,7 +4,6 @@
 //! asked to come again later; nothing is acknowledged that is not there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use skerry_common::kinds;
 use skerry_proto::sync::v1 as pb;
@@ -17,15 +16,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::downlink::PROTOCOL;
 use crate::link::Link;
+use crate::local_source::welcome;
 use crate::upreports::Outbox;
 
 /// Outcomes that wait for a reporter.
 const OUTCOME_QUEUE: usize = 64;
-
-/// How long a reporter may take to say Hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When a reporter shall come again after the store was full.
 const FULL_RETRY_MS: u64 = 5000;
@@ -70,27 +66,30 @@ impl LocalSink {
         incoming: &mut Streaming<pb::ReportRequest>,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<(), Status> {
-        let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
-        match first.map_err(|_| Status::deadline_exceeded("no hello came"))?? {
-            Some(pb::ReportRequest { message: Some(Up::Hello(hello)) }) if hello.protocols.contains(&PROTOCOL) => {}
-            Some(_) => return Err(Status::invalid_argument("the first message must be hello for a known protocol")),
-            None => return Ok(()),
-        }
-        let agent = format!("edgehub/{}", skerry_telemetry::VERSION);
-        let mut next = M::Welcome(pb::Welcome { protocol: PROTOCOL, agent });
+        let hello = skerry_rpc::hello(incoming, |first| match first.message {
+            Some(Up::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let Some(hello) = hello.await? else { return Ok(()) };
+        let mut next = M::Welcome(welcome(&hello)?);
         loop {
             if answers.send(Ok(pb::ReportResponse { message: Some(next) })).await.is_err() {
                 return Ok(());
             }
-            next = match incoming.message().await? {
-                Some(pb::ReportRequest { message: Some(Up::Report(report)) }) => {
-                    let id = report.id;
-                    let result = Some(self.take(report).await?);
-                    M::Outcome(pb::Outcome { id, node: String::new(), result })
+            let report = loop {
+                match incoming.message().await? {
+                    Some(pb::ReportRequest { message: Some(Up::Report(report)) }) => break report,
+                    Some(pb::ReportRequest { message: Some(Up::Hello(_)) }) => {
+                        return Err(Status::invalid_argument("hello may come only once"));
+                    }
+                    // A message of a newer service.
+                    Some(pb::ReportRequest { message: None }) => {}
+                    None => return Ok(()),
                 }
-                Some(_) => return Err(Status::invalid_argument("hello may come only once")),
-                None => return Ok(()),
             };
+            let id = report.id;
+            let result = Some(self.take(report).await?);
+            next = M::Outcome(pb::Outcome { id, node: String::new(), result });
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::source_server::Source;
@@ -16,18 +15,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::downlink::PROTOCOL;
 use crate::listeners::Listener;
 use crate::objects::{KindView, Objects};
+use crate::uplink::agent;
 
 /// Answers that wait for a subscriber.
 const ANSWER_QUEUE: usize = 16;
 
 /// Subscriptions of one stream.
 const MAX_SUBSCRIPTIONS: usize = 64;
-
-/// How long a subscriber may take to say Hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -88,18 +84,12 @@ impl LocalStream {
     }
 
     async fn serve(&mut self, incoming: &mut Streaming<pb::SubscribeRequest>) -> Result<(), Status> {
-        let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
-        match first.map_err(|_| Status::deadline_exceeded("no hello came"))?? {
-            Some(pb::SubscribeRequest { message: Some(Down::Hello(hello)) }) if hello.protocols.contains(&PROTOCOL) => {
-            }
-            Some(pb::SubscribeRequest { message: Some(Down::Hello(_)) }) => {
-                return Err(Status::failed_precondition(format!("this edgehub speaks protocol {PROTOCOL}")));
-            }
-            Some(_) => return Err(Status::invalid_argument("the first message must be hello")),
-            None => return Ok(()),
-        }
-        let agent = format!("edgehub/{}", skerry_telemetry::VERSION);
-        if self.answer(M::Welcome(pb::Welcome { protocol: PROTOCOL, agent })).await.is_err() {
+        let hello = skerry_rpc::hello(incoming, |first| match first.message {
+            Some(Down::Hello(hello)) => Some(hello),
+            _ => None,
+        });
+        let Some(hello) = hello.await? else { return Ok(()) };
+        if self.answer(M::Welcome(welcome(&hello)?)).await.is_err() {
             return Ok(());
         }
         let signal = self.signal.clone();
@@ -107,7 +97,8 @@ impl LocalStream {
             tokio::select! {
                 message = incoming.message() => match message? {
                     Some(pb::SubscribeRequest { message: Some(message) }) => self.handle(message).await?,
-                    Some(_) => return Err(Status::invalid_argument("an empty message")),
+                    // A message of a newer service.
+                    Some(_) => {}
                     None => return Ok(()),
                 },
                 () = signal.notified() => self.collect(),
@@ -215,6 +206,11 @@ impl LocalStream {
     async fn answer(&self, message: M) -> Result<(), Gone> {
         self.answers.send(Ok(pb::SubscribeResponse { message: Some(message) })).await.map_err(|_| Gone)
     }
+}
+
+/// Answers the hello of a service of this node.
+pub(crate) fn welcome(hello: &pb::Hello) -> Result<pb::Welcome, Status> {
+    skerry_sync::version::welcome(&agent(), hello).map_err(|error| Status::failed_precondition(error.to_string()))
 }
 
 fn start(objects: &Objects, subscription: &mut Subscription) {

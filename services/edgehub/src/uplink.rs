@@ -14,7 +14,7 @@ use skerry_rpc::{Channel, ClientLimits, Connection, Target, connect_once};
 use tokio::time::Instant;
 
 use crate::config::LinkTimes;
-use crate::downlink::{Downlink, PROTOCOL};
+use crate::downlink::Downlink;
 use crate::error::SessionError;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -23,6 +23,11 @@ use crate::upreports::Outbox;
 
 /// Name of the value that holds the newest session that the cloud told us of.
 const SESSION_FLOOR: &str = "session-floor";
+
+/// This node's name in Hello and Welcome.
+pub(crate) fn agent() -> String {
+    format!("edgehub/{}", skerry_telemetry::VERSION)
+}
 
 /// One session with a hub.
 pub(crate) struct Session {
@@ -37,12 +42,7 @@ impl Session {
     }
 
     pub(crate) fn hello(&self) -> pb::Hello {
-        pb::Hello {
-            protocols: vec![PROTOCOL],
-            node: self.node.to_string(),
-            session: self.number,
-            agent: format!("edgehub/{}", skerry_telemetry::VERSION),
-        }
+        skerry_sync::version::hello(&agent(), self.node.as_str(), self.number)
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::downlink::sleep_until;
 use crate::error::SessionError;
 use crate::metrics::Metrics;
-use crate::uplink::Session;
+use crate::uplink::{Session, agent};
 
 /// Reports that wait for the stream.
 const REPORT_QUEUE: usize = 16;
@@ -32,9 +32,6 @@ const LOAD_BATCH: usize = 1000;
 
 /// The stream is closed when nothing was reported for so long.
 const IDLE: Duration = Duration::from_secs(5);
-
-/// How long the hub may take to answer Hello.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -112,16 +109,11 @@ impl Outbox {
         let mut client = SinkClient::new(session.channel())
             .max_decoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES)
             .max_encoding_message_size(skerry_rpc::limits::SYNC_MESSAGE_BYTES);
-        let start = async {
-            let mut stream = client.report(ReceiverStream::new(queue)).await?.into_inner();
-            let first = stream.message().await?;
-            Ok::<_, tonic::Status>((stream, first.and_then(|first| first.message)))
+        let (mut stream, answer) = skerry_rpc::begin(client.report(ReceiverStream::new(queue))).await?;
+        match answer.and_then(|answer| answer.message) {
+            Some(M::Welcome(welcome)) => skerry_sync::version::welcomed(&agent(), &welcome)?,
+            _ => return Err(SessionError::Unexpected { got: "another message", expected: "welcome" }),
         };
-        let (mut stream, welcome) =
-            tokio::time::timeout(WELCOME_TIMEOUT, start).await.map_err(|_| SessionError::Timeout("hello"))??;
-        if !matches!(welcome, Some(M::Welcome(_))) {
-            return Err(SessionError::Unexpected { got: "another message", expected: "welcome" });
-        }
         let mut reports = Some(reports);
         let mut due = Some(first);
         loop {
@@ -146,7 +138,11 @@ impl Outbox {
                         }
                         self.settle(outcomes).await?;
                     }
-                    Some(_) => return Err(SessionError::Unexpected { got: "another message", expected: "an outcome" }),
+                    Some(pb::ReportResponse { message: Some(M::Welcome(_)) }) => {
+                        return Err(SessionError::Unexpected { got: "another welcome", expected: "an outcome" });
+                    }
+                    // A message of a newer hub.
+                    Some(_) => {}
                     // We ended it, or the hub did and everything in flight is pending again.
                     None => return Ok(()),
                 },

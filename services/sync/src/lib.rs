@@ -22,6 +22,7 @@ mod reporter;
 mod subscriber;
 
 pub mod limits;
+pub mod version;
 pub mod wire;
 
 pub use dedup::Dedup;
@@ -33,4 +34,5 @@ pub use publisher::{Out, Publisher};
 pub use reporter::{Outcome, Reporter, Settled};
 pub use skerry_common::Encoding;
 pub use subscriber::{Apply, Subscriber};
+pub use version::VersionError;
 pub use wire::IncomingReport;

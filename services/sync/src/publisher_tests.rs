@@ -220,6 +220,23 @@ fn the_window_bounds_what_is_in_flight() {
     assert_eq!(publisher.held_len(), 3);
 }
 
+/// The control: without a window a peer that acknowledges nothing is sent everything.
+#[test]
+fn control_without_a_window_a_silent_peer_is_sent_everything() {
+    let names: Vec<String> = (0..1000).map(|n| format!("o{n}")).collect();
+    let objects: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    let sent = |window_deltas| {
+        let limits = PublishLimits { window_deltas, max_delta_objects: 1, ..PublishLimits::default() };
+        let (mut publisher, mut view) = (limited(&[], limits), Map::of(&objects));
+        publisher.start(&mut view);
+        std::iter::from_fn(|| publisher.poll(&mut view)).filter(|out| matches!(out, Out::Delta(_))).count()
+    };
+    assert_eq!(
+        (sent(PublishLimits::default().window_deltas), sent(usize::MAX)),
+        (PublishLimits::default().window_deltas, 1000)
+    );
+}
+
 #[test]
 fn deltas_are_packed_by_bytes() {
     let mut view = Map::of(&[]);

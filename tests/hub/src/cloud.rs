@@ -40,6 +40,8 @@ struct State {
     fence: Fence,
     refuse_reports: bool,
     version: u64,
+    /// Added to the protocol version that it answers with.
+    ahead: u32,
 }
 
 /// See the module documentation. Clones are the same cloud.
@@ -85,6 +87,15 @@ impl Cloud {
     /// Asks the reporters to come again later.
     pub fn refuse_reports(&self, refuse: bool) {
         self.lock().refuse_reports = refuse;
+    }
+
+    /// Answers hellos with a protocol version that is so much newer; zero speaks as the hub does.
+    pub fn speak_newer(&self, ahead: u32) {
+        self.lock().ahead = ahead;
+    }
+
+    fn welcome(&self) -> pb::Welcome {
+        pb::Welcome { protocol: 1 + self.lock().ahead, agent: "cloud/9".to_owned() }
     }
 
     /// What was reported.
@@ -185,7 +196,7 @@ impl Source for Cloud {
 impl Cloud {
     fn take(&self, message: Option<Down>, open: &mut BTreeMap<u64, Subscription>, out: &mut Vec<M>) {
         match message {
-            Some(Down::Hello(_)) => out.push(M::Welcome(pb::Welcome { protocol: 1, agent: "cloud".to_owned() })),
+            Some(Down::Hello(_)) => out.push(M::Welcome(self.welcome())),
             Some(Down::Open(message)) => {
                 let id = message.subscription;
                 let admitted =
@@ -261,7 +272,7 @@ impl Sink for Cloud {
             while let Ok(Some(message)) = incoming.message().await {
                 let answer = match message.message {
                     Some(pb::report_request::Message::Report(report)) => cloud.outcome(report),
-                    _ => pb::report_response::Message::Welcome(pb::Welcome { protocol: 1, agent: String::new() }),
+                    _ => pb::report_response::Message::Welcome(cloud.welcome()),
                 };
                 if answers.send(Ok(pb::ReportResponse { message: Some(answer) })).await.is_err() {
                     return;

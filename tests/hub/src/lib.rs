@@ -3,11 +3,13 @@
 //! [`Cloud`] stands where EdgeController stands: a source and a sink with objects in a map, so that a
 //! test can make it say what a real one must not. [`Fixture`] has the CA and starts hubs and nodes.
 
+mod bytes_codec;
 mod cloud;
 mod fixture;
 mod proxy;
 mod raw;
 
+pub use bytes_codec::{BytesCodec, with_unknown, wrapped};
 pub use cloud::{Cloud, Reported};
 pub use fixture::{Edge, Fixture, Hub, Local, watch};
 pub use proxy::{FaultProxy, Mode};

@@ -37,8 +37,15 @@ impl Raw {
     /// # Errors
     /// When the stream is refused at once.
     pub async fn subscribe(&self, node: &str, session: u64) -> anyhow::Result<RawStream> {
+        self.open(pb::Hello { protocols: vec![1], node: node.to_owned(), session, agent: "raw".to_owned() }).await
+    }
+
+    /// Opens a stream with a hello of the test's own.
+    ///
+    /// # Errors
+    /// When the stream is refused at once.
+    pub async fn open(&self, hello: pb::Hello) -> anyhow::Result<RawStream> {
         let (requests, queue) = mpsc::channel(16);
-        let hello = pb::Hello { protocols: vec![1], node: node.to_owned(), session, agent: "raw".to_owned() };
         let stream = RawStream {
             answers: SourceClient::new(self.connection.channel())
                 .subscribe(ReceiverStream::new(queue))

@@ -166,6 +166,18 @@ async fn wrong_subscriptions_are_closed_with_a_reason() {
     controller.stop().await;
 }
 
+#[tokio::test]
+async fn a_hub_of_another_version_is_told_which_end_to_upgrade() {
+    let cluster = Cluster::start().await;
+    let controller = cluster.controller().await;
+    for (protocols, line) in [(&[3, 2][..], ": upgrade edgecontroller"), (&[0], ": upgrade cloudhub")] {
+        let status = Source::refused(&controller, protocols).await;
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+        assert!(status.message().ends_with(line), "{}", status.message());
+    }
+    controller.stop().await;
+}
+
 /// A text that does not compress away.
 fn noise(seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -61,6 +61,15 @@ impl Source {
         Self { tx, rx, subs: BTreeMap::new(), acks: true }
     }
 
+    /// What a hub is told that speaks these versions; its stream is refused.
+    pub async fn refused(controller: &Controller, protocols: &[u32]) -> tonic::Status {
+        let hello = pb::Hello { protocols: protocols.to_vec(), agent: "cloudhub/9.9".to_owned(), ..hello("", 0) };
+        let first = pb::SubscribeRequest { message: Some(subscribe_request::Message::Hello(hello)) };
+        let mut client = SourceClient::new(controller.channel());
+        let mut rx = client.subscribe(tokio_stream::iter([first])).await.unwrap().into_inner();
+        rx.message().await.unwrap_err()
+    }
+
     pub async fn open(&mut self, id: u64, node: &str, session: u64, kind: &str, held: &[(String, Version)]) {
         let mut machine = Subscriber::new(SubscriptionId(id), kind, SubscribeLimits::default());
         let list: Vec<_> = held.iter().map(|(name, version)| (key(name), version.clone())).collect();

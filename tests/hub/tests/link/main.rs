@@ -5,4 +5,5 @@
 mod denial;
 mod faults;
 mod relay;
+mod versions;
 mod wrong_hub;
