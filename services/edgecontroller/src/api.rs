@@ -9,7 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+    VersionMatch,
+};
 use kube::{Client, Error};
 use serde_json::Value;
 use skerry_common::Key;
@@ -198,7 +201,7 @@ impl KubeApi {
     pub(crate) async fn list(&self, of: impl Into<Resource>, namespace: &str) -> Result<Vec<DynamicObject>, ApiError> {
         let of = of.into();
         let api = self.api(of, namespace)?;
-        let mut params = kube::api::ListParams::default().limit(500);
+        let mut params = ListParams::default().limit(500);
         let mut all = Vec::new();
         loop {
             let page = self.call("list", of, "", api.list(&params)).await?;
@@ -207,6 +210,30 @@ impl KubeApi {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok(all),
             }
+        }
+    }
+
+    /// Whether there is no object of the kind at all, asked in two ways that an API server answers from
+    /// different places: a page as it comes, and one at exactly that version, which is read from the storage.
+    /// `false` also when the two answers are not of one moment: ask again.
+    pub(crate) async fn is_empty(&self, kind: Kind) -> Result<bool, ApiError> {
+        let of = Resource::Kind(kind);
+        let resource = of.api_resource();
+        let resource =
+            resource.ok_or_else(|| ApiError::Refused { code: 0, message: "not an object of the API".to_owned() })?;
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        let page = ListParams::default().limit(1);
+        let first = self.call("list", of, "", api.list(&page)).await?;
+        let Some(version) = first.metadata.resource_version.filter(|version| !version.is_empty()) else {
+            return Ok(first.items.is_empty());
+        };
+        let page = page.at(&version).matching(VersionMatch::Exact);
+        match self.call("list", of, "", api.list(&page)).await {
+            Ok(exact) => Ok(first.items.is_empty() && exact.items.is_empty()),
+            Err(ApiError::Refused { code: 410, .. }) => Ok(false),
+            // A server that cannot be asked so.
+            Err(ApiError::Refused { code: 400, .. }) => Ok(first.items.is_empty()),
+            Err(error) => Err(error),
         }
     }
 

@@ -3,7 +3,12 @@
 //! Each runs as one task until cancelled. Built on `kube::runtime::watcher` (paged lists, bookmarks, resume,
 //! re-list on 410, its default backoff). Invariants: only a watched DELETE deletes; a key that a re-list has
 //! not is handed to the confirmer (N5); a kind is synced when its first list ended, and stays so. A kind
-//! that the API server does not serve counts as synced and empty, and is tried again.
+//! outside the core group that the API server does not serve counts as synced and empty, and is tried again.
+//!
+//! "Synced" lets a node conclude from what is missing, so a first list that is empty needs a second proof:
+//! the namespace that every cluster has is there by name, and the kind is empty when it is asked for in other
+//! ways ([`KubeApi::is_empty`]). Without it the kind is listed again, and nodes are told nothing meanwhile.
+//! (A storage that was emptied has no CA of ours either; one that is made anew is trusted by no node.)
 //! Limits: pages of [`PAGE`]. After a crash everything is listed again.
 
 use std::pin::pin;
@@ -18,7 +23,7 @@ use skerry_common::{Backoff, Key};
 use skerry_telemetry::Task;
 use tokio::sync::mpsc;
 
-use crate::api::KubeApi;
+use crate::api::{ApiError, KubeApi};
 use crate::cache::Cache;
 use crate::confirm::Confirm;
 use crate::kinds::Kind;
@@ -35,6 +40,9 @@ const RELIST_MAX: Duration = Duration::from_secs(10);
 
 /// How soon a kind that the server does not serve is asked for again.
 const MISSING_KIND_RETRY: Duration = Duration::from_secs(60);
+
+/// A namespace of every cluster.
+const SYSTEM_NAMESPACE: &str = "kube-system";
 
 /// Everything that the informers work with.
 #[derive(Debug, Clone)]
@@ -71,6 +79,10 @@ impl Informer {
                     }
                     tokio::time::sleep(backoff.jittered()).await;
                 }
+                // Only something that is not the cluster's API lacks these.
+                Restart::Missing if resource.group.is_empty() || !self.is_cluster(kind).await => {
+                    tokio::time::sleep(backoff.jittered()).await;
+                }
                 Restart::Missing => {
                     tracing::warn!(kind = kind.as_str(), "the API server does not serve this kind");
                     self.cache.init(kind);
@@ -87,6 +99,10 @@ impl Informer {
         let mut events = pin!(watcher::watcher(api, config).default_backoff());
         while let Some(event) = events.next().await {
             match event {
+                Ok(Event::InitDone) if self.cache.read().first_list_is_empty(kind) && !self.is_empty(kind).await => {
+                    tracing::warn!(kind = kind.as_str(), "an empty list is not believed without a second proof");
+                    return Restart::Gone;
+                }
                 Ok(event) => self.event(kind, resource, event, task),
                 Err(error) => {
                     tracing::warn!(kind = kind.as_str(), error = skerry_common::chain(&error), "watch interrupted");
@@ -100,6 +116,24 @@ impl Informer {
             }
         }
         Restart::Gone
+    }
+
+    /// The second proof for a first list that was empty.
+    async fn is_empty(&self, kind: Kind) -> bool {
+        self.is_cluster(kind).await && self.told(kind, self.api.is_empty(kind).await)
+    }
+
+    /// Whether what answers is a cluster with its storage.
+    async fn is_cluster(&self, kind: Kind) -> bool {
+        let system = self.api.get(Kind::Namespace, &Key::new("", SYSTEM_NAMESPACE)).await;
+        self.told(kind, system.map(|namespace| namespace.is_some()))
+    }
+
+    fn told(&self, kind: Kind, answer: Result<bool, ApiError>) -> bool {
+        answer.unwrap_or_else(|error| {
+            tracing::warn!(kind = kind.as_str(), error = skerry_common::chain(&error), "cannot prove an empty list");
+            false
+        })
     }
 
     fn event(&self, kind: Kind, resource: &ApiResource, event: Event<DynamicObject>, task: &mut Option<Task>) {

@@ -184,6 +184,17 @@ mod tests {
         assert!(took >= Duration::from_millis(4_900) && took <= Duration::from_millis(5_100), "{took:?}");
     }
 
+    /// The control: with the rate out of the way everybody who comes back is let through at once.
+    #[tokio::test(start_paused = true)]
+    async fn control_without_the_rate_all_come_at_once() {
+        let limit = RateLimit::new(1_000_000, 1_050);
+        let started = Instant::now();
+        for _ in 0..1_050 {
+            limit.acquire().await;
+        }
+        assert!(started.elapsed() < Duration::from_millis(10), "{:?}", started.elapsed());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_that_is_too_fast_slows_only_itself() {
         let rate = RatePerKey::new(50, 10);

@@ -420,6 +420,13 @@ impl Inner {
         self.apply(kind, object)
     }
 
+    /// Whether the list under way is the kind's first, and had nothing in it so far.
+    pub(crate) fn first_list_is_empty(&self, kind: Kind) -> bool {
+        self.kinds.get(&kind).is_none_or(|store| {
+            !store.synced && store.entries.is_empty() && store.listed.as_ref().is_none_or(HashSet::is_empty)
+        })
+    }
+
     pub(crate) fn init_done(&mut self, kind: Kind) -> (Vec<Wake>, Vec<Key>) {
         let store = self.store(kind);
         let listed = store.listed.take().unwrap_or_default();

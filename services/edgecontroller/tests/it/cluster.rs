@@ -30,6 +30,10 @@ pub struct Faults {
     pub down: AtomicBool,
     /// Lists of these resources are empty, with 200.
     pub empty: Mutex<BTreeSet<String>>,
+    /// Lists of these resources are empty, unless they are asked for at an exact version: a stale cache.
+    pub stale: Mutex<BTreeSet<String>>,
+    /// Every list is empty and no namespace is known.
+    pub emptied: AtomicBool,
     /// Watches of these resources are 410 when they start.
     pub expired: Mutex<BTreeSet<String>>,
     /// Calls by method and resource.
@@ -82,7 +86,14 @@ impl Service<Request<kube::client::Body>> for Faulty {
             if is_watch && faults.expired.lock().unwrap().remove(&resource) {
                 return Ok(status(410, "Expired", "too old resource version"));
             }
-            let empty = is_get && !is_watch && faults.empty.lock().unwrap().contains(&resource);
+            let emptied = faults.emptied.load(Ordering::SeqCst);
+            if emptied && is_get && resource == "kube-system" {
+                return Ok(status(404, "NotFound", "namespaces \"kube-system\" not found"));
+            }
+            let exact = uri.query().is_some_and(|q| q.contains("resourceVersionMatch=Exact"));
+            let stale = !exact && faults.stale.lock().unwrap().contains(&resource);
+            let is_list = is_get && !is_watch && resource == kind;
+            let empty = is_list && (emptied || stale || faults.empty.lock().unwrap().contains(&resource));
             let watches = faults.watches.lock().unwrap().clone();
             let response = router.oneshot(request.map(Body::new)).await?;
             if empty {

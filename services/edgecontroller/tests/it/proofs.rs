@@ -77,6 +77,48 @@ async fn an_empty_first_list_after_a_restart_deletes_nothing() {
     controller.stop().await;
 }
 
+/// A node that lost its store opens its pods with nothing in its hands, while the API's first answer after a
+/// restart of the controller is an empty list: it must not hear that this is all.
+#[tokio::test]
+async fn an_empty_list_is_not_complete_without_a_second_proof() {
+    for emptied in [false, true] {
+        let cluster = Cluster::start().await;
+        cluster.config_map("cm", "1").await;
+        cluster.pod("web", "n1").await;
+        if emptied {
+            cluster.faults.emptied.store(true, Ordering::SeqCst);
+        } else {
+            cluster.faults.stale.lock().unwrap().insert("pods".to_owned());
+        }
+        let before = cluster.faults.calls("GET pods");
+        let controller = cluster.controller().await;
+        let mut hub = Source::connect(&controller).await;
+        hub.open(1, "n1", 1, "Pod", &[]).await;
+        hub.open(2, "n1", 1, "ConfigMap", &[]).await;
+        eventually("the pods were listed again", || async { cluster.faults.calls("GET pods") >= before + 2 }).await;
+        assert_eq!(hub.quiet().await, 0, "emptied: {emptied}");
+        cluster.faults.emptied.store(false, Ordering::SeqCst);
+        cluster.faults.stale.lock().unwrap().clear();
+        hub.in_sync().await;
+        assert_eq!((hub.names(1), hub.names(2)), (vec!["default/web"], vec!["default/cm"]));
+        controller.stop().await;
+    }
+}
+
+/// The control: where the second answer says the same, the node is told that there is nothing.
+#[tokio::test]
+async fn control_without_a_second_proof_an_empty_list_is_complete() {
+    let cluster = Cluster::start().await;
+    cluster.pod("web", "n1").await;
+    cluster.faults.empty.lock().unwrap().insert("pods".to_owned());
+    let controller = cluster.controller().await;
+    let mut hub = Source::connect(&controller).await;
+    hub.open(1, "n1", 1, "Pod", &[]).await;
+    hub.in_sync().await;
+    assert!(hub.names(1).is_empty());
+    controller.stop().await;
+}
+
 #[tokio::test]
 async fn an_api_that_is_down_deletes_nothing() {
     let cluster = Cluster::start().await;
