@@ -16,6 +16,7 @@ fn the_table_of_faults_names_tests_that_exist() -> anyhow::Result<()> {
     for row in table.lines().filter(|line| line.starts_with("| ")) {
         let first = row.trim_matches(['|', ' ']).split('|').next().unwrap_or_default();
         cases.extend(first.split(',').filter_map(|case| case.trim().parse::<u32>().ok()));
+        assert!(!row.contains("| – |"), "a case without a control: {row}");
         let words = row.split('`').skip(1).step_by(2);
         named.extend(words.filter(|word| !word.starts_with("make ")).map(str::to_owned));
     }

@@ -155,6 +155,18 @@ async fn headers_over_the_limit_are_refused_and_floods_of_continuations_end_the_
 }
 
 #[tokio::test]
+async fn control_headers_over_our_limit_reach_the_default_server() {
+    let control = serve_default().await;
+    let mut raw = Raw::http2(control.address).await;
+    let mut block = grpc_headers(LIST);
+    block.extend(literal("x", &"y".repeat(9000)));
+    let stream = raw.stream();
+    raw.send(&frame(HEADERS, END_HEADERS, stream, &block)).await;
+    raw.send(&frame(DATA, END_STREAM, stream, &[0, 0, 0, 0, 0])).await;
+    until("the call", Duration::from_secs(5), || control.echo.calls() == 1).await;
+}
+
+#[tokio::test]
 async fn floods_of_empty_data_end_the_connection_or_cost_nothing() {
     let server = serve_open(ServerLimits::default()).await;
     let mut raw = Raw::http2(server.address).await;
@@ -295,6 +307,38 @@ async fn a_peer_that_reads_nothing_is_cut() {
     }
     assert_eq!(server.metrics.ended("test", "write_stalled"), 1);
     serves(server.address).await;
+}
+
+#[tokio::test]
+async fn control_a_peer_that_reads_nothing_holds_the_default_server() {
+    use tokio::io::AsyncWriteExt as _;
+    let control = serve_default().await;
+    let mut stream = tokio::net::TcpStream::connect(control.address).await.unwrap();
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(frame(SETTINGS, 0, 0, &[]));
+    bytes.extend(frame(HEADERS, END_HEADERS, 1, &grpc_headers(SUBSCRIBE)));
+    stream.write_all(&bytes).await.unwrap();
+    until("the stream", Duration::from_secs(5), || control.echo.calls() == 1).await;
+    let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = written.clone();
+    let flood = tokio::spawn(async move {
+        let pings = frame(PING, 0, 0, &[7; 8]).repeat(100);
+        while stream.write_all(&pings).await.is_ok() {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    // Nothing can be written any more, for six times as long as our server is told to wait in the test above.
+    let (mut before, mut since, started) = (0, Instant::now(), Instant::now());
+    while since.elapsed() < Duration::from_secs(3) {
+        assert!(!flood.is_finished(), "the control cut the connection");
+        assert!(started.elapsed() < Duration::from_secs(60), "the control takes everything");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = written.load(std::sync::atomic::Ordering::SeqCst);
+        if std::mem::replace(&mut before, now) != now {
+            since = Instant::now();
+        }
+    }
+    flood.abort();
 }
 
 #[tokio::test]

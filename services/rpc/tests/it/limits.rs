@@ -156,6 +156,17 @@ async fn messages_over_the_limit_are_refused_in_both_directions() {
 }
 
 #[tokio::test]
+async fn control_messages_over_our_limit_reach_the_default_server() {
+    let control = serve_default().await;
+    let to = skerry_rpc::Target::loopback(control.address).unwrap();
+    let mut open = Open::new(skerry_rpc::Channel::lazy(&to, ClientLimits::default())).await.unwrap();
+    open.next().await.unwrap();
+    open.requests.send(large_request(SYNC_MESSAGE_BYTES + 1)).await.unwrap();
+    open.next().await.unwrap();
+    assert_eq!(control.echo.messages.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_length_that_lies_is_refused_before_anything_is_reserved() {
     let server = serve_open(ServerLimits::default()).await;
     for prefix in [[0, 255, 255, 255, 255], [0, 0, 64, 0, 1], [1, 255, 255, 255, 255]] {
