@@ -271,6 +271,18 @@ async fn a_newer_schema_is_refused_before_anything_is_written() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
+/// The control: SQLite by itself writes into a schema that it cannot know.
+#[test]
+fn control_sqlite_alone_writes_into_a_newer_schema() {
+    let dir = fast_dir();
+    let path = dir.path().join("edge.db");
+    let newer = rusqlite::Connection::open(&path).unwrap();
+    newer.execute_batch("CREATE TABLE objects (kind, name); PRAGMA user_version = 99").unwrap();
+    drop(newer);
+    let older = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(older.execute("INSERT INTO objects VALUES ('Pod', 'web')", []).unwrap(), 1);
+}
+
 #[tokio::test]
 async fn an_older_schema_is_migrated_step_by_step() {
     let steps = ["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)", "CREATE TABLE broken ("];
