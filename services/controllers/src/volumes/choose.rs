@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::labels::{Selector, node_selector_matches};
 use crate::pods::{name, namespace};
-use crate::quantity;
+use skerry_common::quantity;
 
 /// How a volume stands to a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
