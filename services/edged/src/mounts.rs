@@ -20,11 +20,20 @@ pub(crate) fn points() -> io::Result<Vec<PathBuf>> {
 
 /// Mounts a tmpfs, unless something is mounted there already; true when it is new.
 pub(crate) fn tmpfs(target: &Path, options: &str) -> io::Result<bool> {
+    memory("tmpfs", target, options)
+}
+
+/// The same of huge pages.
+pub(crate) fn huge_pages(target: &Path, options: &str) -> io::Result<bool> {
+    memory("hugetlbfs", target, options)
+}
+
+fn memory(kind: &str, target: &Path, options: &str) -> io::Result<bool> {
     if points()?.iter().any(|p| p == target) {
         return Ok(false);
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))?;
+    mount(Some(kind), target, Some(kind), flags, Some(options))?;
     Ok(true)
 }
 

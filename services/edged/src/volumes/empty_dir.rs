@@ -1,4 +1,4 @@
-//! emptyDir volumes: a directory on the disk of the node, or a tmpfs.
+//! emptyDir volumes: a directory on the disk of the node, a tmpfs, or huge pages.
 //!
 //! Called on a blocking thread. What is there stays, also over a restart of the agent; only a tmpfs is
 //! gone with the machine's memory. Limits: a tmpfs takes the least of its size limit, the memory limit
@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{make_dir, ownership};
 use crate::fields::Facts;
@@ -38,12 +39,33 @@ pub(super) fn set_up(
                 tmpfs_size(pod, source, facts).map_or("mode=0777".to_owned(), |s| format!("size={s},mode=0777"));
             fresh |= mounts::tmpfs(path, &options)?;
         }
-        other => return Err(io::Error::other(format!("the medium {other:?} is not supported"))),
+        other => {
+            let bytes = page_bytes(pod, other).map_err(io::Error::other)?;
+            fresh |= mounts::huge_pages(path, &format!("pagesize={bytes},mode=0777"))?;
+        }
     }
     match group {
         Some(gid) if fresh => ownership::give_to_group(path, gid),
         _ => Ok(()),
     }
+}
+
+/// Size of the huge pages of a medium: the one it names, or the only one that the pod asks for.
+fn page_bytes(pod: &Pod, medium: &str) -> Result<i64, String> {
+    let asked: Vec<&str> =
+        resources::requested_names(pod).into_iter().filter_map(|name| name.strip_prefix("hugepages-")).collect();
+    let size = match (medium.strip_prefix("HugePages"), asked.as_slice()) {
+        (Some(""), [only]) => only,
+        (Some(""), []) => return Err("the medium HugePages needs a container that asks for huge pages".into()),
+        (Some(""), _) => return Err("the medium HugePages can be used only with huge pages of one size".into()),
+        (Some(named), _) => match named.strip_prefix('-') {
+            Some(size) if asked.contains(&size) => size,
+            _ => return Err(format!("no container asks for the huge pages of the medium {medium:?}")),
+        },
+        (None, _) => return Err(format!("the medium {medium:?} is not supported")),
+    };
+    let bytes = resources::units(&Quantity(size.to_owned())).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| format!("{size:?} is not a size of huge pages"))
 }
 
 /// Size of a tmpfs in bytes, as the kubelet computes it.
@@ -59,6 +81,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn huge_pages_are_those_that_the_pod_asks_for() {
+        let pod = |sizes: &[&str]| -> Pod {
+            let limits: serde_json::Map<_, _> =
+                sizes.iter().map(|s| (format!("hugepages-{s}"), json!("4Mi"))).collect();
+            serde_json::from_value(
+                json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": {"limits": limits}}]}}),
+            )
+            .unwrap()
+        };
+        for (sizes, medium, want) in [
+            (&["2Mi"][..], "HugePages", Some(2 << 20)),
+            (&["2Mi", "1Gi"], "HugePages-1Gi", Some(1 << 30)),
+            (&["2Mi", "1Gi"], "HugePages", None),
+            (&["2Mi"], "HugePages-1Gi", None),
+            (&[], "HugePages", None),
+            (&["2Mi"], "HugePages2Mi", None),
+            (&["2Mi"], "Disk", None),
+        ] {
+            assert_eq!(page_bytes(&pod(sizes), medium).ok(), want, "{sizes:?} {medium}");
+        }
+    }
 
     #[test]
     fn a_tmpfs_is_as_large_as_the_least_limit() {
