@@ -14,6 +14,7 @@ use skerry_rpc::Channel;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::admission::Kernel;
 use crate::agent::Agent;
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Connect};
@@ -66,6 +67,7 @@ impl Edged {
         telemetry: &skerry_telemetry::Registry,
     ) -> Result<Self, Error> {
         config.check()?;
+        let kernel = Kernel::new(&config.allowed_unsafe_sysctls).map_err(Error::Options)?;
         let socket = find::socket(config.runtime_endpoint.as_deref())?;
         for dir in [&config.root_dir, &config.pod_log_dir] {
             tokio::fs::create_dir_all(dir).await.map_err(|e| Error::io(dir, e))?;
@@ -116,6 +118,7 @@ impl Edged {
             starts: Semaphore::new(PARALLEL_STARTS),
             resources: cgroups.node(node::memory_capacity(), config.memory_qos),
             cgroups,
+            kernel,
             user_namespaces: UserNamespaces::load(&config.root_dir, config.max_pods),
             started: tokio::time::Instant::now(),
             streams: telemetry.sub("edged", Streams::new),

@@ -63,6 +63,9 @@ pub struct Config {
     /// Control group above all pods.
     #[serde(default = "cgroup_root")]
     pub cgroup_root: String,
+    /// Kernel parameters that pods may set beside the safe ones: names, or beginnings with a star.
+    #[serde(default)]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Processes that one pod may have; -1 is no limit.
     #[serde(default = "unlimited")]
     pub pod_pids_limit: i64,
@@ -154,6 +157,7 @@ impl Config {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             cgroup_root: cgroup_root(),
+            allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: unlimited(),
             memory_qos: false,
             api: None,

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use skerry_proto::cri::v1::DnsConfig;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
+use crate::admission::Kernel;
 use crate::cgroups::{Cgroups, Driver};
 use crate::events::Events;
 use crate::fields::Facts;
@@ -54,6 +55,7 @@ pub(crate) struct Context {
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
     pub(crate) cgroups: Cgroups,
+    pub(crate) kernel: Kernel,
     pub(crate) user_namespaces: UserNamespaces,
     pub(crate) resources: NodeResources,
     pub(crate) started: tokio::time::Instant,

@@ -7,6 +7,7 @@
 mod node;
 mod ports;
 mod requests;
+mod security;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::pod::failure::Failure;
+use crate::runtime::app_armor;
+use crate::runtime::sysctls::Allowlist;
 
 #[cfg(test)]
 use requests::requests;
@@ -29,6 +32,22 @@ pub(crate) struct Candidate<'a> {
     pub(crate) node: Option<&'a Node>,
     pub(crate) node_name: &'a str,
     pub(crate) allocatable: &'a BTreeMap<String, Quantity>,
+    pub(crate) kernel: &'a Kernel,
+}
+
+/// What the kernel of this machine does for pods, as far as the operator allows.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(crate) sysctls: Allowlist,
+    pub(crate) app_armor: bool,
+}
+
+impl Kernel {
+    /// # Errors
+    /// A text for people about a kernel parameter that cannot be allowed.
+    pub(crate) fn new(unsafe_sysctls: &[String]) -> Result<Self, String> {
+        Ok(Self { sysctls: Allowlist::new(unsafe_sysctls)?, app_armor: app_armor::is_enabled() })
+    }
 }
 
 /// Why not.
@@ -53,7 +72,16 @@ impl Refusal {
 /// One rule; the first that refuses is told.
 type Check = fn(&Candidate<'_>) -> Option<Refusal>;
 
-const CHECKS: [Check; 6] = [node::system, requests::fit, node::name, node::affinity, ports::free, node::taints];
+const CHECKS: [Check; 8] = [
+    security::sysctls,
+    node::system,
+    requests::fit,
+    node::name,
+    node::affinity,
+    ports::free,
+    node::taints,
+    security::app_armor,
+];
 
 /// See the module documentation.
 ///

@@ -1,35 +1,13 @@
 //! What pods request and what the node has to give. Part of [`super`].
 
-use std::collections::BTreeSet;
-
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{Candidate, Refusal};
-use crate::pod::spec::{PodExt, is_sidecar};
-use crate::resources::milli;
+use crate::resources::{self, milli};
 
-/// What a pod requests of a resource, in thousandths: the containers that run together, or the largest
-/// init container with the sidecars before it, whichever is more, and the overhead.
+/// What a pod requests of a resource, in thousandths.
 pub(crate) fn requests(pod: &Pod, name: &str) -> i128 {
-    let of = |c: &Container| {
-        let request = c.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name));
-        // The API server writes limits into requests; a file need not.
-        let limit = c.resources.as_ref().and_then(|r| r.limits.as_ref()).and_then(|r| r.get(name));
-        request.or(limit).and_then(milli).unwrap_or(0).max(0)
-    };
-    let (mut sidecars, mut init) = (0_i128, 0_i128);
-    for c in pod.init_containers() {
-        if is_sidecar(c) {
-            sidecars = sidecars.saturating_add(of(c));
-            init = init.max(sidecars);
-        } else {
-            init = init.max(sidecars.saturating_add(of(c)));
-        }
-    }
-    let together = pod.containers().iter().map(of).fold(sidecars, i128::saturating_add);
-    let own = pod.spec().resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name)).and_then(milli);
-    let overhead = pod.spec().overhead.as_ref().and_then(|o| o.get(name)).and_then(milli).unwrap_or(0);
-    own.unwrap_or_else(|| together.max(init)).saturating_add(overhead)
+    resources::total(pod, false, name).unwrap_or(0)
 }
 
 /// CPU is counted in thousandths, everything else in units.
@@ -49,20 +27,14 @@ pub(super) fn fit(c: &Candidate<'_>) -> Option<Refusal> {
     if let Some(most) = capacity("pods").filter(|most| pods >= *most) {
         return refusal("pods", 1, pods, most);
     }
-    for name in names(c.pod) {
-        let requested = counted(&name, requests(c.pod, &name));
+    for name in resources::requested_names(c.pod) {
+        let requested = counted(name, requests(c.pod, name));
         // What this node does not know at all is a resource of the cluster, not of the node.
-        let Some(most) = capacity(&name).filter(|_| requested > 0) else { continue };
-        let used = c.others.iter().map(|pod| counted(&name, requests(pod, &name))).fold(0, i128::saturating_add);
+        let Some(most) = capacity(name).filter(|_| requested > 0) else { continue };
+        let used = c.others.iter().map(|pod| counted(name, requests(pod, name))).fold(0, i128::saturating_add);
         if used.saturating_add(requested) > most {
-            return refusal(&name, requested, used, most);
+            return refusal(name, requested, used, most);
         }
     }
     None
-}
-
-fn names(pod: &Pod) -> BTreeSet<String> {
-    let containers = pod.containers().iter().chain(pod.init_containers()).filter_map(|c| c.resources.as_ref());
-    let lists = containers.chain(&pod.spec().resources).flat_map(|r| [&r.requests, &r.limits]);
-    lists.flat_map(|l| l.iter().flat_map(|l| l.keys().cloned())).collect()
 }

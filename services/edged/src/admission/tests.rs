@@ -19,8 +19,15 @@ fn admitted(spec: &Value, others: &[Value], node: &Value) -> Result<(), (String,
     let allocatable = [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")];
     let allocatable = allocatable.map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
     let pod = pod("p", spec);
-    let candidate =
-        Candidate { pod: &pod, others: &others, node: Some(&node), node_name: "edge-1", allocatable: &allocatable };
+    let kernel = Kernel { sysctls: Allowlist::new(&[]).unwrap(), app_armor: false };
+    let candidate = Candidate {
+        pod: &pod,
+        others: &others,
+        node: Some(&node),
+        node_name: "edge-1",
+        allocatable: &allocatable,
+        kernel: &kernel,
+    };
     admit(&candidate).map_err(|failure| {
         assert!(failure.refused);
         (failure.reason, failure.message)
@@ -128,4 +135,20 @@ fn ports_of_the_host_are_given_once() {
         assert_eq!(got.is_ok(), free, "{wanted}");
         assert!(free || got.unwrap_err().0 == "NodePorts");
     }
+}
+
+#[test]
+fn what_the_kernel_does_not_do_is_refused() {
+    let node = json!({"metadata": {}});
+    let with = |context: Value| json!({"containers": [{"name": "c"}], "securityContext": context});
+    let sysctl = |name: &str| with(json!({"sysctls": [{"name": name, "value": "1"}]}));
+    assert_eq!(admitted(&sysctl("net.ipv4.tcp_syncookies"), &[], &node), Ok(()));
+    let (reason, message) = admitted(&sysctl("kernel.msgmax"), &[], &node).unwrap_err();
+    assert_eq!(reason, "SysctlForbidden");
+    assert_eq!(message, "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    let profile = |kind: &str| with(json!({"appArmorProfile": {"type": kind}}));
+    assert_eq!(admitted(&profile("Unconfined"), &[], &node), Ok(()));
+    let (reason, message) = admitted(&profile("RuntimeDefault"), &[], &node).unwrap_err();
+    assert_eq!(reason, "AppArmor");
+    assert_eq!(message, "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host");
 }

@@ -77,6 +77,7 @@ impl Agent {
             node: node.as_deref(),
             node_name: &self.context.node,
             allocatable: &facts.allocatable,
+            kernel: &self.context.kernel,
         };
         admission::admit(&candidate).err()
     }

@@ -1,4 +1,7 @@
-//! AppArmor: which profile a container asks for. Pure.
+//! AppArmor: a pod that asks for a profile runs only where the kernel enforces it. Pure but for
+//! [`is_enabled`].
+
+use std::fs;
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod};
 
@@ -6,6 +9,11 @@ use crate::pod::spec::PodExt;
 
 /// Before there was a field: one annotation per container.
 const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// Whether the kernel of this machine has it switched on.
+pub(crate) fn is_enabled() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.trim().eq_ignore_ascii_case("y"))
+}
 
 /// The profile of a container: its own field, its annotation, its pod's field.
 pub(crate) fn profile(pod: &Pod, container: &Container) -> Option<AppArmorProfile> {
@@ -22,6 +30,12 @@ fn annotated(pod: &Pod, container: &str) -> Option<AppArmorProfile> {
         other => ("Localhost", Some(other.strip_prefix("localhost/")?.to_owned())),
     };
     Some(AppArmorProfile { type_: type_.into(), localhost_profile })
+}
+
+/// Whether a container of the pod asks for a profile.
+pub(crate) fn is_required(pod: &Pod) -> bool {
+    let all = pod.containers().iter().chain(pod.init_containers());
+    all.into_iter().filter_map(|c| profile(pod, c)).any(|p| p.type_ != "Unconfined")
 }
 
 #[cfg(test)]
@@ -53,6 +67,7 @@ mod tests {
             let pod = pod(annotation, of_pod, own);
             let got = profile(&pod, &pod.containers()[0]);
             assert_eq!(got.as_ref().map(|p| p.type_.as_str()), want, "{annotation:?}");
+            assert_eq!(is_required(&pod), want.is_some_and(|w| w != "Unconfined"));
         }
         let local = pod(Some("localhost/x"), Value::Null, Value::Null);
         assert_eq!(profile(&local, &local.containers()[0]).unwrap().localhost_profile.as_deref(), Some("x"));

@@ -9,5 +9,6 @@ pub(crate) mod observe;
 pub(crate) mod relist;
 pub(crate) mod sandbox_config;
 pub(crate) mod security;
+pub(crate) mod sysctls;
 
 pub(crate) use client::Cri;

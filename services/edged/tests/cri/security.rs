@@ -261,6 +261,47 @@ async fn what_may_not_run_is_refused_with_the_kubelets_words() {
     node.until("no-class", "the end", |s| s["phase"] == "Succeeded").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_node_cannot_serve_is_rejected() {
+    let node = Node::start().await;
+    let sysctl = |name: &str| json!({"sysctls": [{"name": name, "value": "1"}]});
+    let mut rejected = vec![
+        (
+            "unsafe",
+            once("true", of_pod(sysctl("kernel.msgmax")), json!({})),
+            "SysctlForbidden",
+            "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+        ),
+        (
+            "shared",
+            once("true", json!({"hostIPC": true, "securityContext": sysctl("kernel.shm_rmid_forced")}), json!({})),
+            "SysctlForbidden",
+            "Pod was rejected: forbidden sysctl: \"kernel.shm_rmid_forced\" not allowed with host ipc enabled",
+        ),
+    ];
+    let armored = once("true", of_pod(json!({"appArmorProfile": {"type": "RuntimeDefault"}})), json!({}));
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.trim() == "Y") {
+        node.put_pod("armored", "armored", armored);
+        node.until("armored", "the end", |s| s["phase"] == "Succeeded").await;
+    } else {
+        rejected.push((
+            "armored",
+            armored,
+            "AppArmor",
+            "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host",
+        ));
+    }
+    for (name, spec, ..) in &rejected {
+        node.put_pod(name, name, spec.clone());
+    }
+    for (name, _, reason, message) in &rejected {
+        let status = node.until(name, "rejection", |s| s["phase"] == "Failed").await;
+        assert_eq!((&status["reason"], &status["message"]), (&json!(reason), &json!(message)), "{name}");
+        assert!(status["containerStatuses"].as_array().is_none_or(Vec::is_empty), "{name}: nothing was started");
+        node.until_event(name, reason, "").await;
+    }
+}
+
 /// An address of this machine that is not the loopback's; nothing is sent.
 fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -304,6 +345,10 @@ async fn a_host_port_reaches_its_pod_and_is_given_back() {
         |port: u16, who: &str| fetch((address, port).into()).is_some_and(|t| t.ends_with(&format!("\r\n\r\n{who}\n")));
     wait("the first pod's answer", || answers(port, "first"), String::new).await;
     wait("the bound pod's answer", || answers(bound, "bound"), String::new).await;
+
+    node.put_pod("second", "second", serve("second", published(port)));
+    let status = node.until("second", "rejection", |s| s["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "NodePorts");
 
     node.delete_gracefully("first", 0);
     node.until_deleted("first").await;
