@@ -55,7 +55,7 @@ fn near(got: u64, want: u64) -> bool {
 async fn limits_reach_the_kernel_and_nothing_is_left_of_them() {
     let mut node = Node::start().await;
     let spec = |containers: Value| json!({"terminationGracePeriodSeconds": 0, "containers": containers});
-    let guaranteed = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
+    let guaranteed = json!({"limits": {"cpu": "100m", "memory": "64Mi"}});
     let request = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "16Mi"}, "limits": {"memory": "32Mi"}});
     node.put_pod("guaranteed", "uid-g", spec(json!([sleeper("a", &guaranteed), sleeper("b", &guaranteed)])));
     node.put_pod("burstable", "uid-b", spec(json!([sleeper("a", &request("250m")), sleeper("b", &request("250m"))])));
@@ -66,16 +66,16 @@ async fn limits_reach_the_kernel_and_nothing_is_left_of_them() {
     with_overhead["overhead"] = json!({"cpu": "100m", "memory": "8Mi"});
     node.put_pod("overhead", "uid-o", with_overhead);
     let mut whole = spec(json!([sleeper("a", &json!({}))]));
-    whole["resources"] = json!({"limits": {"cpu": "1", "memory": "128Mi"}});
+    whole["resources"] = json!({"limits": {"cpu": "500m", "memory": "128Mi"}});
     node.put_pod("whole", "uid-w", whole);
 
     let pods = [
-        ("uid-g", "Guaranteed", "poduid-g", 1024, Some(100_000), Some(128 << 20)),
+        ("uid-g", "Guaranteed", "poduid-g", 204, Some(20_000), Some(128 << 20)),
         ("uid-b", "Burstable", "burstable/poduid-b", 512, None, Some(64 << 20)),
         ("uid-h", "Burstable", "burstable/poduid-h", 102, None, None),
         ("uid-n", "BestEffort", "besteffort/poduid-n", 2, None, None),
         ("uid-o", "Burstable", "burstable/poduid-o", 204, None, Some(40 << 20)),
-        ("uid-w", "Guaranteed", "poduid-w", 1024, Some(100_000), Some(128 << 20)),
+        ("uid-w", "Guaranteed", "poduid-w", 512, Some(50_000), Some(128 << 20)),
     ];
     for (uid, class, group, cpu, limit, bytes) in pods {
         let status = node.until_running(uid).await;
