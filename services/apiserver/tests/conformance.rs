@@ -323,3 +323,36 @@ async fn pods_have_a_class_and_keep_any_volume() {
     assert_eq!((kept.driver.as_str(), kept.read_only), ("csi.example.com", Some(true)));
     assert_eq!(kept, created.spec.unwrap().volumes.unwrap()[0].csi.clone().unwrap());
 }
+
+#[tokio::test]
+async fn ephemeral_containers_come_through_their_subresource() {
+    let (_server, client, _dir) = server().await;
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    pods.create(&PostParams::default(), &pod("p", json!({}))).await.unwrap();
+    let debug = json!([{"name": "debug", "image": "busybox:1"}]);
+    let change = Patch::Strategic(json!({"spec": {"ephemeralContainers": debug}}));
+    assert!(pods.patch("p", &PatchParams::default(), &change).await.is_err(), "not with the pod itself");
+    let params = PatchParams::default();
+    let patched: Pod = pods.patch_subresource("ephemeralcontainers", "p", &params, &change).await.unwrap();
+    let names = |pod: &Pod| -> Vec<String> {
+        let list = pod.spec.as_ref().and_then(|s| s.ephemeral_containers.clone()).unwrap_or_default();
+        list.into_iter().map(|c| c.name).collect()
+    };
+    assert_eq!(names(&patched), ["debug"]);
+    let more = Patch::Strategic(json!({"spec": {"ephemeralContainers": [{"name": "more", "image": "busybox:1"}]}}));
+    let patched: Pod = pods.patch_subresource("ephemeralcontainers", "p", &params, &more).await.unwrap();
+    let mut both = names(&patched);
+    both.sort();
+    assert_eq!(both, ["debug", "more"], "an update keeps what is there");
+    assert_eq!(patched.metadata.generation, Some(3));
+    for wrong in [
+        json!([{"name": "debug", "image": "busybox:2"}]),
+        json!([{"name": "c", "image": "busybox:1"}]),
+        json!([{"name": "no-image"}]),
+        json!([{"name": "debug", "$patch": "delete"}]),
+    ] {
+        let change = Patch::Strategic(json!({"spec": {"ephemeralContainers": wrong}}));
+        let refused = pods.patch_subresource("ephemeralcontainers", "p", &params, &change);
+        assert!(refused.await.is_err(), "{wrong}");
+    }
+}

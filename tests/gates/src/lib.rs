@@ -4,6 +4,7 @@
 //! fail with the file and the rule that is broken. This library only finds things for them; no
 //! other crate uses it. Everything is read from disk, nothing is written.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,4 +65,35 @@ pub fn files(extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
 pub fn display(path: &Path) -> String {
     let root = root().unwrap_or_default();
     path.strip_prefix(&root).unwrap_or(path).display().to_string()
+}
+
+/// What is in backticks on a line of Markdown.
+pub fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// Those of `names` that are no test of this repository, or only one that is switched off.
+///
+/// # Errors
+/// When a source file cannot be read.
+pub fn without_test(mut names: BTreeSet<String>) -> anyhow::Result<BTreeSet<String>> {
+    for path in files(&["rs"])? {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let (mut test, mut ignored) = (false, false);
+        for line in text.lines() {
+            let attribute = line.trim_start();
+            if let Some((_, rest)) = line.split_once("fn ") {
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if test && !ignored {
+                    names.remove(&name);
+                }
+                (test, ignored) = (false, false);
+            } else if attribute.starts_with("#[test") || attribute.starts_with("#[tokio::test") {
+                test = true;
+            } else if attribute.starts_with("#[ignore") {
+                ignored = true;
+            }
+        }
+    }
+    Ok(names)
 }

@@ -152,8 +152,36 @@ pub(crate) fn qos_class(pod: &Value) -> &'static str {
 pub(crate) fn validate(pod: &Value, old: Option<(&Value, &str)>, errors: &mut Vec<FieldError>) {
     match old {
         None => validate_spec(pod, "/spec", "spec", errors),
-        Some((_, "ephemeralcontainers")) => {}
+        Some((old, "ephemeralcontainers")) => ephemeral(pod, old, errors),
         Some((old, _)) => immutable(pod, old, errors),
+    }
+}
+
+/// Containers for debugging are added, and stay as they are.
+fn ephemeral(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    const FIELD: &str = "spec.ephemeralContainers";
+    let named = |list: &'static str, name: &str| list_at(new, list).iter().any(|c| str_at(c, "/name") == name);
+    let (after, before) = (list_at(new, "/spec/ephemeralContainers"), list_at(old, "/spec/ephemeralContainers"));
+    for kept in before.iter().filter(|kept| !after.contains(kept)) {
+        let name = str_at(kept, "/name");
+        errors.push(FieldError::forbidden(
+            FIELD,
+            format!("existing ephemeral container \"{name}\" may not be changed or removed"),
+        ));
+    }
+    for (index, container) in after.iter().enumerate().filter(|(_, c)| !before.contains(c)) {
+        let at = format!("{FIELD}[{index}]");
+        let (name, image) = (str_at(container, "/name"), str_at(container, "/image"));
+        if !is_dns_label(name) {
+            errors.push(FieldError::invalid(format!("{at}.name"), name, "must be a lowercase RFC 1123 label"));
+        }
+        if image.is_empty() {
+            errors.push(FieldError::required(format!("{at}.image"), ""));
+        }
+        let again = after.iter().filter(|c| str_at(c, "/name") == name).count() > 1;
+        if again || named("/spec/containers", name) || named("/spec/initContainers", name) {
+            errors.push(FieldError::duplicate(format!("{at}.name"), name));
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) async fn modify_other(
         }
         kinds::defaults(&resource.storage, &mut new);
         check(resource, subresource, &new, &old)?;
-        if subresource.is_empty() && resource.generation && wanted_state_differs(resource, &new, &old) {
+        if changes_the_wanted_state(subresource) && resource.generation && wanted_state_differs(resource, &new, &old) {
             meta::bump_generation(&mut new);
         }
         if new == old {
@@ -181,6 +181,11 @@ fn merge_parts(resource: &Resource, subresource: &str, new: &mut Value, old: &Va
         _ => {}
     }
     meta::carry_system_fields(new, old);
+}
+
+/// Writes of these parts count as updates of what is wanted; a binding belongs to the creation.
+fn changes_the_wanted_state(subresource: &str) -> bool {
+    matches!(subresource, "" | "ephemeralcontainers" | "resize")
 }
 
 fn wanted_state_differs(resource: &Resource, new: &Value, old: &Value) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use skerry_common::kinds;
 
 use super::{Sheet, check, plain, row};
 use crate::node::{IMAGE, Node, condition, wait};
@@ -68,7 +69,11 @@ async fn containers_log_and_end_as_expected() {
     flaky["containers"][0]["command"][2] = "echo x >> /v/n; [ $(wc -l < /v/n) -ge 2 ]".into();
     node.put_pod("on-failure", "on-failure", flaky);
     node.put_pod("never", "never", with("Never", "exit 1"));
-    check(&node, &[sheet]).await;
+    node.hub.put(kinds::RUNTIME_CLASS, "", "plain", json!({ "handler": "runc" }));
+    let classed = Sheet::new("classed", vec![row("of a RuntimeClass", "echo classed").sees("classed")])
+        .with("runtimeClassName", json!("plain"))
+        .with("overhead", json!({ "cpu": "10m", "memory": "8Mi" }));
+    check(&node, &[sheet, classed]).await;
     let container = |s: &Value| s["containerStatuses"][0].clone();
     let crashed =
         node.until("false", "its end", |s| container(s)["lastState"]["terminated"]["reason"] == "Error").await;
@@ -212,10 +217,10 @@ async fn pods_are_updated_and_removed() {
     }
     let first = node.until_running("kept").await;
     node.until_running("removed").await;
-    let mut pod = node.hub.get("Pod", "test", "kept").unwrap();
+    let mut pod = node.hub.get(kinds::POD, "test", "kept").unwrap();
     pod["metadata"]["labels"] = json!({ "time": "1" });
     pod["metadata"]["generation"] = 2.into();
-    node.hub.put("Pod", "test", "kept", pod.clone());
+    node.hub.put(kinds::POD, "test", "kept", pod.clone());
     node.until("kept", "the new generation", |s| s["observedGeneration"] == 2).await;
     let began = std::time::Instant::now();
     node.delete_gracefully("removed", 1);
@@ -226,7 +231,27 @@ async fn pods_are_updated_and_removed() {
     // A deadline that is set later ends the pod.
     pod["spec"]["activeDeadlineSeconds"] = 1.into();
     pod["metadata"]["generation"] = 3.into();
-    node.hub.put("Pod", "test", "kept", pod);
+    node.hub.put(kinds::POD, "test", "kept", pod);
     let status = node.until("kept", "the deadline", |s| s["phase"] == "Failed").await;
     assert_eq!((&status["reason"], &status["observedGeneration"]), (&json!("DeadlineExceeded"), &json!(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_ask_over_http() {
+    let node = Node::start().await;
+    let serve = "mkdir /www; touch /www/poststart /www/prestop; exec httpd -f -vv -p 8080 -h /www 2>&1";
+    let shell = |script: &str| json!({ "name": "c", "image": IMAGE, "command": ["/bin/sh", "-c", script] });
+    node.put_pod("server", "server", json!({ "terminationGracePeriodSeconds": 0, "containers": [shell(serve)] }));
+    let ip = node.until_running("server").await["podIP"].as_str().unwrap().to_owned();
+    let asks = |path: &str| json!({ "httpGet": { "host": ip, "port": 8080, "path": path } });
+    let mut container = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");
+    container["lifecycle"] = json!({ "postStart": asks("/poststart"), "preStop": asks("/prestop") });
+    node.put_pod("hooked", "hooked", json!({ "terminationGracePeriodSeconds": 10, "containers": [container] }));
+    node.until_running("hooked").await;
+    let log = || node.log("server", "server", "c", 0);
+    wait("the first hook", || log().contains("url:/poststart"), log).await;
+    assert!(!log().contains("url:/prestop"), "{}", log());
+    node.delete_gracefully("hooked", 10);
+    node.until_deleted("hooked").await;
+    wait("the second hook", || log().contains("url:/prestop"), log).await;
 }
