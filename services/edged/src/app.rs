@@ -2,8 +2,9 @@
 //!
 //! [`Edged::build`] checks the configuration and finds the runtime's socket; nothing is connected.
 //! [`Edged::run`] starts the tasks — relist, EdgeHub's two streams, the node's status, the agent with
-//! its workers — and ends when it is told to, or with an error when one of them ends. Stopping never
-//! touches a pod; the last reports get [`FLUSH`] to reach EdgeHub.
+//! its workers, eviction, logs — and ends when it is told to, or with an error when one of them ends.
+//! Stopping touches no pod, unless the machine goes down and a time for that is configured; the last
+//! reports get [`FLUSH`] to reach EdgeHub.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
@@ -21,10 +22,13 @@ use crate::config::{Config, Connect};
 use crate::context::{Context, FAILURES, Learned, PARALLEL_STARTS};
 use crate::error::Error;
 use crate::events::Events;
+use crate::eviction::{EvictionTask, Pressure};
 use crate::hub;
-use crate::images::PARALLEL_PULLS;
+use crate::images::Pulls;
+use crate::logs::LogTask;
 use crate::metrics::Metrics;
 use crate::node::{self, NodeTask};
+use crate::node_config::span;
 use crate::objects::Objects;
 use crate::pod::failure::Failure;
 use crate::pod::statuses::Statuses;
@@ -48,6 +52,7 @@ pub struct Edged {
     server: Option<Server>,
     config: Config,
     failures: mpsc::Receiver<(String, Failure)>,
+    pressure: watch::Sender<Pressure>,
 }
 
 impl std::fmt::Debug for Edged {
@@ -89,6 +94,7 @@ impl Edged {
         let node = config.node_name.to_string();
         let (health, health_rx) =
             watch::channel(Health { answers: false, trouble: "container runtime was not asked yet".into() });
+        let (pressure, pressure_rx) = watch::channel(Pressure::default());
         let outbox = Outbox::default();
         let (failures, failures_rx) = mpsc::channel(FAILURES);
         let cgroups = Cgroups::new(&config.cgroup_root, config.pod_pids_limit);
@@ -114,7 +120,10 @@ impl Edged {
             health: health_rx,
             hurry: Arc::new(Notify::new()),
             failures,
-            pulls: Semaphore::new(PARALLEL_PULLS),
+            pulls: Pulls::new(config.node.pulls(), span(config.node.image_pull_progress_deadline)),
+            going_down: watch::Sender::new(false),
+            log_links: config.log_links(),
+            pressure: pressure_rx,
             starts: Semaphore::new(PARALLEL_STARTS),
             resources: cgroups.node(node::memory_capacity(), config.memory_qos),
             cgroups,
@@ -126,7 +135,7 @@ impl Edged {
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
             stats: crate::stats::Collector::default(),
         };
-        Ok(Self { context: Arc::new(context), channel, health, server, config, failures: failures_rx })
+        Ok(Self { context: Arc::new(context), channel, health, server, config, failures: failures_rx, pressure })
     }
 
     /// Runs until told to stop.
@@ -134,7 +143,9 @@ impl Edged {
     /// # Errors
     /// When a part of it ended, which the supervisor answers with a restart; pods go on meanwhile.
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), Error> {
-        let Self { context, channel, health, server, config, failures } = self;
+        let Self { context, channel, health, server, config, failures, pressure } = self;
+        let eviction =
+            EvictionTask::new(Arc::clone(&context), config.node.clone(), config.node.thresholds()?, pressure);
         let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
         let (batch_tx, batch_rx) = mpsc::channel(hub::BATCHES);
         let (present_tx, present_rx) = watch::channel(BTreeSet::new());
@@ -143,6 +154,8 @@ impl Edged {
         let relist = Relist { context: Arc::clone(&context), news: news_tx, health, present: present_tx };
         let files = config.static_pod_path.clone();
         let files = files.map(|dir| StaticPods { context: Arc::clone(&context), dir, news: static_tx });
+        let logs = LogTask::new(Arc::clone(&context), &config.node);
+        let node_config = config.node.clone();
         let node = NodeTask::new(Arc::clone(&context), config, Arc::clone(&node_news));
         let agent = Agent::new(Arc::clone(&context), present_rx, node_news, failures, static_rx);
 
@@ -176,6 +189,14 @@ impl Edged {
                 Error::Runtime("the static pods ended".into())
             });
         }
+        tasks.spawn(async move {
+            logs.run().await;
+            Error::Runtime("the rotation of logs ended".into())
+        });
+        tasks.spawn(async move {
+            eviction.run().await;
+            Error::Runtime("the eviction ended".into())
+        });
         tasks.spawn(agent.run(batch_rx, news_rx));
 
         let result = tokio::select! {
@@ -184,6 +205,7 @@ impl Edged {
                 _ => Error::Runtime("a task failed".into()),
             }),
             _guard = stop.stopped() => {
+                node::end_pods(&context, &node_config).await;
                 // Workers first: after this nothing new is reported.
                 tasks.shutdown().await;
                 flush(&context).await;

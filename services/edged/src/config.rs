@@ -11,6 +11,7 @@ use serde::Deserialize;
 use skerry_common::NodeName;
 
 use crate::error::Error;
+use crate::node_config::NodeConfig;
 
 /// Where EdgeHub listens by default.
 pub const DEFAULT_EDGEHUB: &str = "/run/skerry/edgehub.sock";
@@ -20,6 +21,7 @@ pub const DEFAULT_API_PORT: u16 = 10_250;
 const DEFAULT_ROOT: &str = "/var/lib/skerry/edged";
 /// Where the kubelet keeps logs and log collectors look for them.
 const DEFAULT_LOGS: &str = "/var/log/pods";
+const DEFAULT_LINKS: &str = "/var/log/containers";
 /// The control group above all pods. Not the kubelet's name, so that both can be told apart.
 pub const DEFAULT_CGROUP_ROOT: &str = "skerrypods";
 /// The kubelet's.
@@ -82,6 +84,9 @@ pub struct Config {
     /// Directory of manifests of pods that run whatever the API says; none when not set.
     #[serde(default)]
     pub static_pod_path: Option<PathBuf>,
+    /// Reservations, eviction, images, logs, shutdown.
+    #[serde(default)]
+    pub node: NodeConfig,
 }
 
 /// The kubelet API: who may reach it and what it shows.
@@ -163,7 +168,15 @@ impl Config {
             api: None,
             max_pods: max_pods(),
             static_pod_path: None,
+            node: NodeConfig::default(),
         }
+    }
+
+    /// Where links to the logs of containers are made: as configured, or where collectors look for
+    /// them if the logs themselves are where collectors look.
+    pub(crate) fn log_links(&self) -> Option<PathBuf> {
+        let usual = self.pod_log_dir == logs();
+        self.node.container_log_links.clone().or_else(|| usual.then(|| DEFAULT_LINKS.into()))
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -192,7 +205,7 @@ impl Config {
         if self.max_pods == 0 {
             return bad("maxPods must be at least 1".into());
         }
-        Ok(())
+        self.node.check()
     }
 }
 

@@ -13,7 +13,9 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use crate::admission::Kernel;
 use crate::cgroups::{Cgroups, Driver};
 use crate::events::Events;
+use crate::eviction::Pressure;
 use crate::fields::Facts;
+use crate::images::Pulls;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pod::UnixMs;
@@ -50,9 +52,14 @@ pub(crate) struct Context {
     pub(crate) health: watch::Receiver<Health>,
     pub(crate) hurry: Arc<Notify>,
     /// To the agent: pods, by uid, that the node ends for a reason of its own.
-    #[allow(dead_code, reason = "the eviction sends")]
     pub(crate) failures: mpsc::Sender<(String, Failure)>,
-    pub(crate) pulls: Semaphore,
+    pub(crate) pulls: Pulls,
+    /// The machine goes down.
+    pub(crate) going_down: watch::Sender<bool>,
+    /// Directory of links to the logs of containers.
+    pub(crate) log_links: Option<PathBuf>,
+    /// What the machine lacks.
+    pub(crate) pressure: watch::Receiver<Pressure>,
     pub(crate) starts: Semaphore,
     pub(crate) cgroups: Cgroups,
     pub(crate) kernel: Kernel,
@@ -60,7 +67,6 @@ pub(crate) struct Context {
     pub(crate) resources: NodeResources,
     pub(crate) started: tokio::time::Instant,
     pub(crate) learned: RwLock<Learned>,
-    #[allow(dead_code, reason = "the node's API and the eviction read it")]
     pub(crate) stats: crate::stats::Collector,
     pub(crate) streams: Streams,
     /// Port of the kubelet API; `None` where it is not served.
@@ -81,6 +87,8 @@ pub(crate) struct Learned {
     pub(crate) strict_groups: bool,
     /// The runtime can make what is mounted below a mount read-only too.
     pub(crate) recursive_read_only: bool,
+    /// Image of the sandbox container; empty when the runtime does not tell.
+    pub(crate) sandbox_image: String,
 }
 
 impl Context {

@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) reports_rejected: Counter,
     pub(crate) hub_reconnects: Counter,
     pub(crate) probes: Family<ProbeLabels, Counter>,
+    pub(crate) evictions: Counter,
+    pub(crate) images_removed: Counter,
 }
 
 impl Metrics {
@@ -35,6 +37,8 @@ impl Metrics {
         registry.register("reports_rejected", "Reports that edgehub refused", metrics.reports_rejected.clone());
         registry.register("hub_reconnects", "Connections to edgehub that ended", metrics.hub_reconnects.clone());
         registry.register("prober_probe", "Probes of containers by type and result", metrics.probes.clone());
+        registry.register("evictions", "Pods evicted by the node", metrics.evictions.clone());
+        registry.register("images_removed", "Unused images removed", metrics.images_removed.clone());
         metrics
     }
 }

@@ -6,21 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::config::Config;
+use crate::eviction;
 use crate::fields::Facts;
-
-/// Memory that pods do not get, because the kernel and the node's services need it: the kubelet's
-/// threshold of eviction.
-const RESERVED_MEMORY: i64 = 100 << 20;
-/// Below this share of the filesystem (and of its inodes) the disk is under pressure; the kubelet's.
-const DISK_PRESSURE_PERCENT: u64 = 10;
-const INODE_PRESSURE_PERCENT: u64 = 5;
-/// Above this share of the kernel's process numbers there are too many processes.
-const PID_PRESSURE_PERCENT: u64 = 90;
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -42,7 +33,7 @@ pub(crate) fn memory_capacity() -> i64 {
 
 /// What fields of pods may show.
 pub(crate) fn facts(config: &Config) -> Facts {
-    let (_, allocatable) = resources(&config.root_dir, config.max_pods);
+    let Resources { allocatable, .. } = resources(config);
     Facts {
         node: config.node_name.to_string(),
         host_ips: addresses(config.node_ip).iter().map(ToString::to_string).collect(),
@@ -84,44 +75,42 @@ fn local_v4() -> Option<std::net::Ipv4Addr> {
     None
 }
 
-/// Capacity and allocatable.
-pub(crate) fn resources(root: &Path, max_pods: u32) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
+/// What the machine has, and what of it pods may ask for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Resources {
+    pub(crate) capacity: BTreeMap<String, Quantity>,
+    pub(crate) allocatable: BTreeMap<String, Quantity>,
+}
+
+/// Capacity, and allocatable: that without what is reserved and without what eviction keeps free.
+pub(crate) fn resources(config: &Config) -> Resources {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = memory_capacity();
-    let disk = nix::sys::statvfs::statvfs(root).map_or(0, |s| s.blocks().saturating_mul(s.fragment_size()));
-    let map = |memory: i64, disk: u64| {
+    let disk = nix::sys::statvfs::statvfs(&config.root_dir)
+        .map_or(0, |s| i64::try_from(s.blocks().saturating_mul(s.fragment_size())).unwrap_or(i64::MAX));
+    let kept = |signal, capacity: i64| eviction::kept_free(&config.node, signal, u64::try_from(capacity).unwrap_or(0));
+    let left = |name: &str, capacity: i64, kept: i64| {
+        let reserved = i64::try_from(config.node.reserved_milli(name) / 1000).unwrap_or(i64::MAX);
+        capacity.saturating_sub(reserved).saturating_sub(kept).max(0)
+    };
+    let milli_cpu = i128::try_from(cpus).unwrap_or(1).saturating_mul(1000);
+    let milli_left = milli_cpu.saturating_sub(config.node.reserved_milli("cpu")).max(0);
+    let cpu = |milli: i128| if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") };
+    let map = |cpu: String, memory: i64, disk: i64| {
         BTreeMap::from([
-            ("cpu".to_owned(), Quantity(cpus.to_string())),
+            ("cpu".to_owned(), Quantity(cpu)),
             ("memory".to_owned(), Quantity(format!("{}Ki", memory / 1024))),
             ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk / 1024))),
-            ("pods".to_owned(), Quantity(max_pods.to_string())),
+            ("pods".to_owned(), Quantity(config.max_pods.to_string())),
         ])
     };
-    (map(memory, disk), map(memory.saturating_sub(RESERVED_MEMORY).max(0), disk / 10 * 9))
-}
-
-/// What the machine lacks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Pressure {
-    pub(crate) memory: bool,
-    pub(crate) disk: bool,
-    pub(crate) pids: bool,
-}
-
-pub(crate) fn pressure(root: &Path) -> Pressure {
-    let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(100);
-    let disk = nix::sys::statvfs::statvfs(root).is_ok_and(|s| {
-        let blocks = percent(s.blocks_available(), s.blocks());
-        // Filesystems without a table of inodes say zero.
-        let inodes = if s.files() == 0 { 100 } else { percent(s.files_available(), s.files()) };
-        blocks < DISK_PRESSURE_PERCENT || inodes < INODE_PRESSURE_PERCENT
-    });
-    let tasks = read("/proc/loadavg").split_whitespace().nth(3).and_then(|t| t.split('/').nth(1)?.parse::<u64>().ok());
-    let limit = read("/proc/sys/kernel/pid_max").parse::<u64>().unwrap_or(0);
-    Pressure {
-        memory: meminfo("MemAvailable") < RESERVED_MEMORY,
-        disk,
-        pids: limit > 0 && percent(tasks.unwrap_or(0), limit) > PID_PRESSURE_PERCENT,
+    Resources {
+        capacity: map(cpu(milli_cpu), memory, disk),
+        allocatable: map(
+            cpu(milli_left),
+            left("memory", memory, kept("memory.available", memory)),
+            left("ephemeral-storage", disk, kept("nodefs.available", disk)),
+        ),
     }
 }
 
@@ -160,17 +149,40 @@ pub(crate) fn machine() -> Machine {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
     use super::*;
+
+    fn config() -> Config {
+        let mut config = Config::new(skerry_common::NodeName::parse("n").unwrap());
+        config.root_dir = "/".into();
+        config
+    }
 
     #[test]
     fn this_machine_has_something_of_everything() {
-        let (capacity, allocatable) = resources(Path::new("/"), 110);
+        let Resources { capacity, allocatable } = resources(&config());
         for name in ["cpu", "memory", "ephemeral-storage", "pods"] {
             assert!(crate::resources::units(&capacity[name]).is_some_and(|v| v > 0), "{name}");
             assert!(crate::resources::units(&allocatable[name]) <= crate::resources::units(&capacity[name]), "{name}");
         }
         assert!(!addresses(None).is_empty());
         assert!(!machine().kernel.is_empty());
+    }
+
+    #[test]
+    fn what_is_reserved_and_kept_free_is_not_for_pods() {
+        let mut config = config();
+        config.node.eviction_hard = BTreeMap::from([("memory.available".to_owned(), "64Mi".to_owned())]);
+        config.node.kube_reserved = BTreeMap::from([
+            ("cpu".to_owned(), Quantity("100m".into())),
+            ("memory".to_owned(), Quantity("32Mi".into())),
+        ]);
+        config.node.system_reserved = BTreeMap::from([("memory".to_owned(), Quantity("32Mi".into()))]);
+        let Resources { capacity, allocatable } = resources(&config);
+        let units = |map: &BTreeMap<String, Quantity>, name: &str| crate::resources::units(&map[name]).unwrap();
+        assert_eq!(units(&capacity, "memory") - units(&allocatable, "memory"), 128 << 20);
+        assert_eq!(capacity["ephemeral-storage"], allocatable["ephemeral-storage"]);
+        let milli = |map: &BTreeMap<String, Quantity>| crate::resources::milli(&map["cpu"]).unwrap();
+        assert_eq!(milli(&capacity) - milli(&allocatable), 100);
     }
 }

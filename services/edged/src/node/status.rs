@@ -13,8 +13,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::facts::{Machine, Pressure};
+use super::facts::Machine;
 use crate::config::Config;
+use crate::eviction::Pressure;
 use crate::objects::Link;
 
 /// The Kubernetes version whose node behaviour this is, with our own after it.

@@ -15,8 +15,9 @@ use skerry_common::{Key, kinds};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::facts;
+use super::shutdown::NODE_MESSAGE;
 use super::status::{self, MAX_IMAGES, View};
+use super::{allocatable, facts};
 use crate::config::Config;
 use crate::context::Context;
 use crate::events::{Kind, Subject};
@@ -49,6 +50,8 @@ impl NodeTask {
     /// Runs until it is dropped.
     pub(crate) async fn run(mut self) {
         let mut health = self.context.health.clone();
+        let mut pressure = self.context.pressure.clone();
+        let mut going_down = self.context.going_down.subscribe();
         // A node is not registered as broken only because nobody has looked yet.
         let first = tokio::time::timeout(LOOK, health.wait_for(|h| h.answers)).await;
         drop(first);
@@ -58,6 +61,8 @@ impl NodeTask {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 changed = health.changed() => if changed.is_err() { return },
+                changed = pressure.changed() => if changed.is_err() { return },
+                changed = going_down.changed() => if changed.is_err() { return },
                 () = self.news.notified() => self.hear(),
             }
         }
@@ -96,21 +101,27 @@ impl NodeTask {
             }
             self.images_at = Some(Instant::now());
         }
-        let (capacity, allocatable) = facts::resources(&self.config.root_dir, self.config.max_pods);
+        let facts::Resources { capacity, allocatable } = facts::resources(&self.config);
         let addresses: Vec<String> = facts::addresses(self.config.node_ip).iter().map(ToString::to_string).collect();
         self.context.learn(|l| {
             l.facts.host_ips.clone_from(&addresses);
             l.facts.allocatable.clone_from(&allocatable);
         });
         let learned = self.context.learned();
+        let trouble = if *self.context.going_down.borrow() { NODE_MESSAGE.to_owned() } else { health.trouble };
+        let (node, driver, memory) =
+            (self.config.node.clone(), learned.cgroups, self.context.resources.memory_capacity);
+        let top = self.context.cgroups.top(driver);
+        // Fails only when the agent stops.
+        let _ = tokio::task::spawn_blocking(move || allocatable::enforce(&node, driver, &top, memory)).await;
         let view = View {
             machine: facts::machine(),
             addresses,
             capacity,
             allocatable,
-            pressure: facts::pressure(&self.config.root_dir),
+            pressure: *self.context.pressure.borrow(),
             runtime: format!("{}://{}", learned.runtime, learned.runtime_version.trim_start_matches('v')),
-            trouble: health.trouble,
+            trouble,
             port: self.context.api_port,
             link: self.context.objects.link(),
             images: self.images.clone(),

@@ -13,6 +13,7 @@ pub(crate) mod memory;
 pub(crate) mod observed;
 pub(crate) mod perform;
 pub(crate) mod plan;
+pub(crate) mod priority;
 pub(crate) mod spec;
 pub(crate) mod status;
 pub(crate) mod statuses;

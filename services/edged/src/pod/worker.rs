@@ -28,6 +28,7 @@ use super::spec::PodExt;
 use super::status::{self, Inputs, backoff_message};
 use crate::context::{Context, now_ms};
 use crate::events::{Kind, Subject};
+use crate::images;
 use crate::probe::{Prober, Results};
 use crate::reports::Report;
 use crate::runtime::observe::Observer;
@@ -198,7 +199,9 @@ impl Worker {
             && self.failed.as_ref() != Some(&failure.reason)
         {
             self.failed = Some(failure.reason.clone());
-            let kind = if failure.refused || failure.disruption.is_some() { Kind::Warning } else { Kind::Normal };
+            // A deadline is what the user asked for; the others are the node's trouble.
+            let own = !failure.refused && failure.grace_s.is_none() && failure.disruption.is_none();
+            let kind = if own { Kind::Normal } else { Kind::Warning };
             self.context.events.record(&Subject::pod(&control.pod), kind, &failure.reason, &failure.message);
         }
         (failure, wake)
@@ -404,7 +407,7 @@ impl Worker {
         let mut aged = Vec::new();
         for (name, entry) in &mut self.memory.containers {
             let Some(until) = entry.retry.waits(now) else { continue };
-            let Some(waiting) = entry.waiting.as_mut().filter(|w| w.reason == "ErrImagePull") else { continue };
+            let Some(waiting) = entry.waiting.as_mut().filter(|w| images::is_pull_error(&w.reason)) else { continue };
             let shown_until = entry.retry.failed_ms.saturating_add(millis(SHOW_PULL_ERROR)).min(until);
             // A clock that jumped back must not show it for ever.
             if now < shown_until && now >= entry.retry.failed_ms {
@@ -412,7 +415,7 @@ impl Worker {
                 continue;
             }
             let image = pod.container(name).and_then(|c| c.image.clone()).unwrap_or_default();
-            let message = format!("Back-off pulling image {image:?}: ErrImagePull: {}", waiting.message);
+            let message = format!("Back-off pulling image {image:?}: {}: {}", waiting.reason, waiting.message);
             *waiting = Waiting::new("ImagePullBackOff", message);
             aged.push((name.clone(), format!("Back-off pulling image {image:?}")));
             wake = Some(now);

@@ -13,13 +13,14 @@ use std::time::Duration;
 use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
-    AttachRequest, Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats,
+    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats,
     ContainerStatsFilter, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, ExecRequest,
     ExecSyncRequest, ExecSyncResponse, FilesystemUsage, GetEventsRequest, Image, ImageFsInfoRequest, ImageSpec,
     ImageStatusRequest, ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
     PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest, PortForwardRequest,
-    PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
+    PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
+    StopPodSandboxRequest, VersionRequest, VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, deadline};
@@ -93,6 +94,12 @@ impl Cri {
     pub(crate) async fn containers(&self, uid: Option<&str>) -> Reply<Vec<Container>> {
         let filter = ContainerFilter { label_selector: self.selector(uid), ..ContainerFilter::default() };
         let request = ListContainersRequest { filter: Some(filter) };
+        Ok(self.runtime.clone().list_containers(deadline(request, LIST)).await?.into_inner().containers)
+    }
+
+    /// Containers of everybody who uses the runtime.
+    pub(crate) async fn all_containers(&self) -> Reply<Vec<Container>> {
+        let request = ListContainersRequest { filter: None };
         Ok(self.runtime.clone().list_containers(deadline(request, LIST)).await?.into_inner().containers)
     }
 
@@ -203,8 +210,13 @@ impl Cri {
         Ok(self.images.clone().image_status(deadline(request, LIST)).await?.into_inner().image)
     }
 
-    pub(crate) async fn pull(&self, name: &str, sandbox_config: PodSandboxConfig) -> Reply<String> {
-        let request = PullImageRequest { image: Some(spec(name)), auth: None, sandbox_config: Some(sandbox_config) };
+    pub(crate) async fn pull(
+        &self,
+        name: &str,
+        auth: Option<AuthConfig>,
+        sandbox_config: PodSandboxConfig,
+    ) -> Reply<String> {
+        let request = PullImageRequest { image: Some(spec(name)), auth, sandbox_config: Some(sandbox_config) };
         Ok(self.images.clone().pull_image(deadline(request, PULL)).await?.into_inner().image_ref)
     }
 
@@ -219,6 +231,17 @@ impl Cri {
         let filter = ContainerStatsFilter { label_selector: self.selector(None), ..ContainerStatsFilter::default() };
         let request = ListContainerStatsRequest { filter: Some(filter) };
         Ok(self.runtime.clone().list_container_stats(deadline(request, LIST)).await?.into_inner().stats)
+    }
+
+    pub(crate) async fn remove_image(&self, id: &str) -> Reply<()> {
+        let request = RemoveImageRequest { image: Some(spec(id)) };
+        found(self.images.clone().remove_image(deadline(request, CHANGE)).await).map(drop)
+    }
+
+    /// Makes the runtime write a container's log into a new file.
+    pub(crate) async fn reopen_log(&self, id: &str) -> Reply<()> {
+        let request = ReopenContainerLogRequest { container_id: id.to_owned() };
+        self.runtime.clone().reopen_container_log(deadline(request, LIST)).await.map(drop)
     }
 
     pub(crate) async fn list_images(&self) -> Reply<Vec<Image>> {

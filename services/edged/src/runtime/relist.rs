@@ -201,6 +201,7 @@ impl Relist {
     /// What workers need to know before they create anything.
     async fn learn(&self, status: &StatusResponse) {
         let cgroups = cgroup_driver(&status.info);
+        let sandbox_image = sandbox_image(&status.info);
         let default = status.runtime_handlers.iter().find(|h| h.name.is_empty());
         let recursive = default.and_then(|h| h.features.as_ref()).is_some_and(|f| f.recursive_read_only_mounts);
         let strict_groups = status.features.is_some_and(|f| f.supplemental_groups_policy);
@@ -212,6 +213,7 @@ impl Relist {
                 l.recursive_read_only = recursive;
                 l.user_namespaces = user_namespaces;
                 l.strict_groups = strict_groups;
+                l.sandbox_image = sandbox_image;
                 l.runtime = version.runtime_name;
                 l.runtime_version = version.runtime_version;
             });
@@ -233,8 +235,17 @@ impl Relist {
 }
 
 /// containerd shows its configuration; of another runtime nothing is known here.
+fn configuration(info: &HashMap<String, String>) -> Option<serde_json::Value> {
+    info.get("config").and_then(|c| serde_json::from_str(c).ok())
+}
+
+fn sandbox_image(info: &HashMap<String, String>) -> String {
+    let config = configuration(info);
+    config.as_ref().and_then(|c| c.get("sandboxImage")?.as_str()).unwrap_or_default().to_owned()
+}
+
 fn cgroup_driver(info: &HashMap<String, String>) -> Driver {
-    let config = info.get("config").and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
+    let config = configuration(info);
     let Some(containerd) = config.as_ref().and_then(|c| c.get("containerd")) else { return Driver::Unknown };
     let name = containerd.get("defaultRuntimeName").and_then(|n| n.as_str()).unwrap_or("runc");
     let options = containerd.pointer(&format!("/runtimes/{name}/options"));

@@ -156,7 +156,8 @@ impl Collector {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    async fn image_root(&self, context: &Context) -> Option<PathBuf> {
+    /// Where the runtime keeps images; `None` until it has said so.
+    pub(crate) async fn image_root(&self, context: &Context) -> Option<PathBuf> {
         let mut known = self.image_root.lock().await;
         if known.is_none() && context.health.borrow().answers {
             let info = context.cri.image_fs().await.ok()?;

@@ -209,6 +209,11 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Unmounts and removes the emptyDirs of a pod that has ended.
+pub(crate) fn remove_empty_dirs(dir: &PodDir) -> io::Result<()> {
+    mounts::remove_tree(&dir.path().join("volumes/kubernetes.io~empty-dir"))
+}
+
 /// Unmounts and removes everything that the pod has on the host.
 pub(crate) fn clean_up(dir: &PodDir) -> io::Result<()> {
     mounts::remove_tree(dir.path())

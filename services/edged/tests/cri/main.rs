@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod conformance;
+mod eviction;
 mod hub;
+mod images;
 mod lifecycle;
+mod logs;
 mod node;
 mod probes;
 mod resources;
 mod security;
+mod shutdown;
 
 use std::fs;
 use std::path::Path;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use skerry_common::{NodeName, drain, kinds};
-use skerry_edged::{Config, Connect, Edged};
+use skerry_edged::{Config, Connect, Edged, NodeConfig};
 use skerry_rpc::PipeConnector;
 use skerry_telemetry::Registry;
 use skerry_test_support::Containerd;
@@ -31,32 +31,50 @@ pub(crate) struct Node {
     telemetry: Registry,
     node_ip: Option<IpAddr>,
     agent: Option<(drain::Trigger, JoinHandle<Result<(), skerry_edged::Error>>)>,
+    configure: fn(&mut NodeConfig),
+    /// What tells whether the machine goes down.
+    pub(crate) systemctl: Option<PathBuf>,
     /// Last: the agent and the hub stop before the runtime goes.
     pub(crate) containerd: Containerd,
 }
 
 impl Node {
     pub(crate) async fn start() -> Self {
-        Self::start_at(None).await
+        Self::start_with(|_| {}).await
     }
 
     /// A node that has this address.
     pub(crate) async fn start_at(node_ip: Option<IpAddr>) -> Self {
+        let mut node = Self::without_agent(|_| {}).await;
+        node.node_ip = node_ip;
+        node.start_agent().await;
+        node
+    }
+
+    /// A node with a configuration of its own.
+    pub(crate) async fn start_with(configure: fn(&mut NodeConfig)) -> Self {
+        let mut node = Self::without_agent(configure).await;
+        node.start_agent().await;
+        node
+    }
+
+    /// A node whose agent is started later.
+    pub(crate) async fn without_agent(configure: fn(&mut NodeConfig)) -> Self {
         let containerd = Containerd::start().await.unwrap();
         let (hub, connector, hub_stop) = Hub::start().await;
         let name = format!("node-{}", std::process::id());
-        let mut node = Self {
+        Self {
             hub,
             name,
             connector,
             _hub_stop: hub_stop,
             telemetry: Registry::new(),
-            node_ip,
+            node_ip: None,
             agent: None,
+            configure,
+            systemctl: None,
             containerd,
-        };
-        node.start_agent().await;
-        node
+        }
     }
 
     /// A counter of the agent that runs, by name and labels; zero until it counted.
@@ -87,11 +105,30 @@ impl Node {
         config.static_pod_path = Some(self.manifests());
         config.cgroup_root = self.containerd.cgroup_root();
         config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
+        // The machine of a test is what it is: full disks are the business of tests about them.
+        config.node.eviction_hard.clear();
+        config.node.image_gc_high_threshold_percent = 100;
+        config.node.container_log_links = Some(self.links());
+        (self.configure)(&mut config.node);
+        if let Some(systemctl) = &self.systemctl {
+            config.node.systemctl.clone_from(systemctl);
+        }
         config.node_ip = self.node_ip;
         self.telemetry = Registry::new();
         let edged = Edged::build(config, Connect::Pipe(self.connector.clone()), &self.telemetry).await.unwrap();
         let (trigger, watch) = drain::channel(Duration::from_secs(5));
         self.agent = Some((trigger, tokio::spawn(edged.run(watch))));
+    }
+
+    pub(crate) fn links(&self) -> PathBuf {
+        self.containerd.dir().join("links")
+    }
+
+    /// Ends the agent as SIGTERM would.
+    pub(crate) async fn stop_agent(&mut self) {
+        let (trigger, task) = self.agent.take().unwrap();
+        trigger.drain().await;
+        task.await.unwrap().unwrap();
     }
 
     /// Ends the agent as a kill would: nothing is flushed, nothing is drained.

@@ -174,7 +174,8 @@ async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, 
 fn remove_log(context: &Context, pod: &Pod, seen: &Observed, id: &str) {
     if let Some(c) = seen.containers.iter().find(|c| c.id == id) {
         let dir = sandbox_config::log_dir(&context.log_dir, pod);
-        let _ = std::fs::remove_file(dir.join(container_config::log_path(&c.name, c.restart_count)));
+        let log = dir.join(container_config::log_path(&c.name, c.restart_count));
+        crate::logs::remove(context.log_links.as_deref(), pod, &c.name, id, &log);
         let _ = std::fs::remove_file(PodDir::new(&context.root, pod.uid()).message(&c.name, c.restart_count));
     }
 }

@@ -17,6 +17,7 @@ use crate::env::{self, Problem};
 use crate::events::{Kind, Subject};
 use crate::fields::Facts;
 use crate::images;
+use crate::logs;
 use crate::pod::backoff::{IMAGE, RETRY};
 use crate::pod::memory::{Memory, Waiting};
 use crate::pod::observed::Observed;
@@ -57,7 +58,7 @@ pub(super) async fn start(
         entry.waiting = Some(waiting);
         Done::Failed
     };
-    let image = images::ensure(&context.cri, &context.pulls, &context.events, pod, container, sandbox.clone()).await;
+    let image = images::ensure(context, pod, container, sandbox.clone()).await;
     let image = match image {
         Ok(image) => image,
         Err(waiting) => return failed(memory, waiting, IMAGE),
@@ -99,6 +100,7 @@ pub(super) async fn start(
         return failed(memory, Waiting::new("RunContainerError", message), RETRY);
     }
     context.metrics.containers_started.inc();
+    link_log(context, pod, name, restart_count, &id);
     context.events.record(&subject, Kind::Normal, "Started", &format!("Started container {name}"));
     note_restart(memory, seen, name);
     let entry = memory.container(name);
@@ -113,6 +115,15 @@ pub(super) async fn start(
             memory.container(name).waiting = Some(Waiting::new("PostStartHookError", message));
             Done::Failed
         }
+    }
+}
+
+/// For log collectors; a container runs without it too.
+fn link_log(context: &Context, pod: &Pod, name: &str, restart_count: u32, id: &str) {
+    let Some(links) = &context.log_links else { return };
+    let log = sandbox_config::log_dir(&context.log_dir, pod).join(container_config::log_path(name, restart_count));
+    if let Err(error) = logs::link(links, pod, name, id, &log) {
+        tracing::warn!(pod = %pod.full_name(), container = name, %error, "no link to the log");
     }
 }
 
