@@ -13,8 +13,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skerry_common::{NodeName, exit};
-use skerry_edged::Edged;
+use skerry_common::{NodeName, drain, exit};
+use skerry_edged::{Edged, NodeConfig};
 use skerry_edgehub::EdgeHub;
 use skerry_identity::{Clock, CredentialStore, Credentials, TrustDomain};
 use skerry_proto::edge::v1::GetStatusRequest;
@@ -105,6 +105,13 @@ pub(crate) struct EdgeConfig {
     /// Directory of manifests of static pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
+    /// Reservations, eviction, images, logs, shutdown; names and defaults are the kubelet's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) node: NodeConfig,
+}
+
+fn is_default(node: &NodeConfig) -> bool {
+    *node == NodeConfig::default()
 }
 
 pub(crate) fn kubelet_listen() -> SocketAddr {
@@ -156,6 +163,7 @@ impl EdgeConfig {
             "edgehub": self.data_dir.join(places::EDGE_SOCKET),
             "labels": self.labels,
             "taints": self.taints,
+            "node": self.node,
             "api": {
                 "listen": self.kubelet_listen,
                 "credentials": self.data_dir.join(places::EDGE_CREDENTIALS),
@@ -182,9 +190,12 @@ impl EdgeConfig {
 /// Runs the node's services until told to stop.
 pub(crate) async fn run(args: EdgeArgs) -> Result<()> {
     let config = EdgeConfig::load(&args.data_dir)?;
-    let mut tasks = Tasks::new(DRAIN);
-    edgehub(&config, &mut tasks).await?;
-    edged(&config, &mut tasks).await?;
+    let deadline = DRAIN.saturating_add(Duration::try_from(config.node.shutdown_grace_period).unwrap_or_default());
+    let mut tasks = Tasks::new(deadline);
+    // EdgeHub stops after edged, whose last words it takes.
+    let (after_edged, hub_stop) = drain::channel(DRAIN);
+    edgehub(&config, &mut tasks, hub_stop).await?;
+    edged(&config, &mut tasks, after_edged).await?;
     notify::notify("READY=1");
     tracing::info!(node = %config.node_name, "node services run");
     let socket = config.data_dir.join(places::EDGE_SOCKET);
@@ -200,7 +211,7 @@ async fn answers(socket: &Path) -> bool {
     EdgeClient::new(dial::unix(socket)).get_status(request).await.is_ok()
 }
 
-async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
+async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks, stop: drain::Watch) -> Result<()> {
     let (registry, _) = tasks.admin(config.admin_listen).await?;
     let hub = skerry_edgehub::Config {
         node_name: config.node_name.clone(),
@@ -213,12 +224,11 @@ async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
     };
     let listen = skerry_edgehub::Listen::Socket(config.data_dir.join(places::EDGE_SOCKET));
     let hub = EdgeHub::build(hub, listen, &registry).await.or_fail(|| "cannot start edgehub".into())?;
-    let stop = tasks.stop();
     tasks.spawn("edgehub", async move { hub.run(stop).await.or_fail(|| "it ended".into()) });
     Ok(())
 }
 
-async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
+async fn edged(config: &EdgeConfig, tasks: &mut Tasks, after: drain::Trigger) -> Result<()> {
     let (registry, _) = tasks.admin(config.edged_admin()).await?;
     let socket = config.data_dir.join(places::EDGE_SOCKET);
     let taint =
@@ -238,12 +248,19 @@ async fn edged(config: &EdgeConfig, tasks: &mut Tasks) -> Result<()> {
         labels: config.labels.clone(),
         taints: config.taints.iter().map(taint).collect(),
         static_pod_path: config.static_pod_path.clone(),
+        node: config.node.clone(),
         ..skerry_edged::Config::new(config.node_name.clone())
     };
     let edged = Edged::build(options, skerry_edged::Connect::Socket(socket), &registry);
     let edged = edged.await.or_fail(|| "cannot start edged".into())?;
     let stop = tasks.stop();
-    tasks.spawn("edged", async move { edged.run(stop).await.or_fail(|| "it ended".into()) });
+    let guard = stop.guard();
+    tasks.spawn("edged", async move {
+        let _guard = guard;
+        let ended = edged.run(stop).await.or_fail(|| "it ended".into());
+        after.drain().await;
+        ended
+    });
     Ok(())
 }
 
@@ -284,6 +301,7 @@ mod tests {
             labels: BTreeMap::from([("zone".into(), "yes".into())]),
             taints: vec![Taint::parse("a=b:NoExecute").unwrap(), Taint::parse("c:NoSchedule").unwrap()],
             static_pod_path: Some("/etc/kubernetes/manifests".into()),
+            node: NodeConfig { shutdown_grace_period: jiff::SignedDuration::from_secs(90), ..NodeConfig::default() },
         };
         config.save().unwrap();
         assert_eq!(EdgeConfig::load(dir.path()).unwrap(), config);

@@ -70,6 +70,9 @@ pub(crate) struct JoinArgs {
     /// Join although the machine lacks something that `skerry check` names.
     #[arg(long)]
     pub(crate) skip_checks: bool,
+    /// How the node looks after itself; changed in the file.
+    #[arg(skip)]
+    pub(crate) node: skerry_edged::NodeConfig,
 }
 
 /// Joins, and tells how.
@@ -173,6 +176,7 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         labels,
         taints,
         static_pod_path: args.static_pod_path.as_deref().map(places::absolute).transpose()?,
+        node: args.node.clone(),
     })
 }
 

@@ -16,7 +16,7 @@ fn pod(script: &str, extra: Value) -> Value {
         "volumes": [{"name": "v", "emptyDir": {}}]
     });
     for (key, value) in extra.as_object().unwrap() {
-        *spec.pointer_mut(&format!("/{key}")).map_or_else(|| panic!("{key}"), |v| v) = value.clone();
+        *spec.pointer_mut(&format!("/{key}")).unwrap() = value.clone();
     }
     spec
 }

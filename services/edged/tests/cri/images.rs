@@ -130,7 +130,7 @@ async fn images_that_nobody_uses_go_when_the_disk_is_full() {
     node.start_agent().await;
     let images = || node.ctr(&["images", "ls", "-q"]);
     wait("the removal", || !images().contains("unused"), images).await;
-    for image in ["skerry.test/pause:1", "skerry.test/known:1", IMAGE] {
+    for image in ["skerry.test/pause:", "skerry.test/known:1", IMAGE] {
         assert!(images().contains(image), "{image}: {}", images());
     }
     node.until_running("uid-runs").await;

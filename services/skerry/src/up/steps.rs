@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use skerry_common::NodeName;
+use skerry_edged::NodeConfig;
 use skerry_identity::TokenRequest;
 
 use super::state::State;
@@ -21,6 +22,13 @@ use crate::{cluster, kubernetes, places, runtime};
 
 /// The token of the node of `up` is used at once.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The disk of a workstation is its user's: no pod is ended and no image removed for its sake.
+fn shared_machine() -> NodeConfig {
+    let mut node = NodeConfig { image_gc_high_threshold_percent: 100, ..NodeConfig::default() };
+    node.eviction_hard.retain(|signal, _| !signal.contains("fs."));
+    node
+}
 
 /// All of them.
 pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mut Steps) -> Result<()> {
@@ -104,6 +112,7 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
             kubelet_listen: state.ports.kubelet,
             no_start: true,
             skip_checks: true,
+            node: shared_machine(),
         };
         join::join(&args, steps).await?;
     }
