@@ -67,7 +67,7 @@ impl Taint {
 }
 
 /// The configuration of a node: `edge.yaml` in its directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct EdgeConfig {
     /// Name of the node; its certificate says the same.

@@ -72,7 +72,7 @@ pub(crate) struct JoinArgs {
     pub(crate) skip_checks: bool,
     /// How the node looks after itself; changed in the file.
     #[arg(skip)]
-    pub(crate) node: skerry_edged::NodeConfig,
+    pub(crate) node: Box<skerry_edged::NodeConfig>,
 }
 
 /// Joins, and tells how.
@@ -176,7 +176,7 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         labels,
         taints,
         static_pod_path: args.static_pod_path.as_deref().map(places::absolute).transpose()?,
-        node: args.node.clone(),
+        node: (*args.node).clone(),
     })
 }
 

@@ -112,7 +112,7 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
             kubelet_listen: state.ports.kubelet,
             no_start: true,
             skip_checks: true,
-            node: shared_machine(),
+            node: Box::new(shared_machine()),
         };
         join::join(&args, steps).await?;
     }
