@@ -15,6 +15,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::eviction::Pressure;
 use crate::pod::failure::Failure;
 use crate::runtime::app_armor;
 use crate::runtime::sysctls::Allowlist;
@@ -33,6 +34,9 @@ pub(crate) struct Candidate<'a> {
     pub(crate) node_name: &'a str,
     pub(crate) allocatable: &'a BTreeMap<String, Quantity>,
     pub(crate) kernel: &'a Kernel,
+    /// What the machine lacks.
+    pub(crate) pressure: Pressure,
+    pub(crate) going_down: bool,
 }
 
 /// What the kernel of this machine does for pods, as far as the operator allows.
@@ -72,7 +76,9 @@ impl Refusal {
 /// One rule; the first that refuses is told.
 type Check = fn(&Candidate<'_>) -> Option<Refusal>;
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 10] = [
+    node::going_down,
+    node::pressure,
     security::sysctls,
     node::system,
     requests::fit,

@@ -5,8 +5,18 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, Taint, Toleration};
 
 use super::{Candidate, Refusal};
+use crate::eviction;
 use crate::pod::spec::PodExt;
 use crate::static_pods;
+
+pub(super) fn going_down(c: &Candidate<'_>) -> Option<Refusal> {
+    let text = "Pod was rejected as the node is shutting down.";
+    c.going_down.then(|| Refusal::new("NodeShutdown", text))
+}
+
+pub(super) fn pressure(c: &Candidate<'_>) -> Option<Refusal> {
+    eviction::admit(c.pod, c.pressure).map(|message| Refusal::new(eviction::REASON, message))
+}
 
 pub(super) fn system(c: &Candidate<'_>) -> Option<Refusal> {
     let other = c.pod.spec().os.as_ref().is_some_and(|os| os.name != "linux");

@@ -27,11 +27,41 @@ fn admitted(spec: &Value, others: &[Value], node: &Value) -> Result<(), (String,
         node_name: "edge-1",
         allocatable: &allocatable,
         kernel: &kernel,
+        pressure: Pressure::default(),
+        going_down: false,
     };
     admit(&candidate).map_err(|failure| {
         assert!(failure.refused);
         (failure.reason, failure.message)
     })
+}
+
+#[test]
+fn a_node_that_lacks_something_or_goes_down_takes_only_what_it_must() {
+    let of = |spec: Value, pressure, going_down| {
+        let (pod, allocatable) = (pod("p", &spec), &BTreeMap::new());
+        let kernel = Kernel { sysctls: Allowlist::new(&[]).unwrap(), app_armor: false };
+        let candidate = Candidate {
+            pod: &pod,
+            others: &[],
+            node: None,
+            node_name: "edge-1",
+            allocatable,
+            kernel: &kernel,
+            pressure,
+            going_down,
+        };
+        admit(&candidate).map_err(|f| (f.reason, f.message))
+    };
+    let disk = Pressure { disk: true, ..Pressure::default() };
+    let plain = || json!({"containers": []});
+    let critical = || json!({"containers": [], "priority": 2_000_000_000});
+    let (reason, message) = of(plain(), disk, false).unwrap_err();
+    assert_eq!(reason, "Evicted");
+    assert_eq!(message, "Pod was rejected: The node had condition: [DiskPressure]. ");
+    assert_eq!(of(critical(), disk, false), Ok(()));
+    assert_eq!(of(critical(), Pressure::default(), true).unwrap_err().0, "NodeShutdown");
+    assert_eq!(of(plain(), Pressure::default(), false), Ok(()));
 }
 
 #[test]

@@ -78,6 +78,8 @@ impl Agent {
             node_name: &self.context.node,
             allocatable: &facts.allocatable,
             kernel: &self.context.kernel,
+            pressure: *self.context.pressure.borrow(),
+            going_down: *self.context.going_down.borrow(),
         };
         admission::admit(&candidate).err()
     }

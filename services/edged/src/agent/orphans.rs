@@ -79,6 +79,7 @@ impl Agent {
             }
             let (context, dir) = (Arc::clone(&self.context), PodDir::new(&self.context.root, &uid));
             tokio::task::spawn_blocking(move || {
+                crate::logs::remove_pod(&context.log_dir, &uid);
                 // The directory last: it is how the rest is found.
                 match context.cgroups.remove_pod(&uid).and_then(|()| volumes::clean_up(&dir)) {
                     Ok(()) => context.user_namespaces.release(&uid),

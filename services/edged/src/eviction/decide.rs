@@ -34,7 +34,6 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    #[allow(dead_code, reason = "admission asks")]
     fn names(self) -> Vec<&'static str> {
         [(self.memory, "MemoryPressure"), (self.disk, "DiskPressure"), (self.pids, "PIDPressure")]
             .into_iter()
@@ -46,7 +45,6 @@ impl Pressure {
 /// The message with which a pod is refused while the node lacks something; `None`: it may run.
 /// Critical pods always may; when only memory is short, so may pods that asked for resources or that
 /// tolerate it.
-#[allow(dead_code, reason = "admission asks")]
 pub(crate) fn admit(pod: &Pod, pressure: Pressure) -> Option<String> {
     let names = pressure.names();
     if names.is_empty() || is_critical(pod) {

@@ -16,7 +16,6 @@ mod reclaim;
 mod task;
 mod threshold;
 
-#[allow(unused_imports, reason = "admission asks")]
 pub(crate) use decide::{Pressure, admit};
 pub(crate) use task::EvictionTask;
 pub(crate) use threshold::Threshold;

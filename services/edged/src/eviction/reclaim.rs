@@ -15,8 +15,8 @@ use crate::context::Context;
 use crate::events::{Kind, Subject};
 use crate::images::{Ages, InUse, to_free};
 use crate::node_config::NodeConfig;
+use crate::pod::labels;
 use crate::pod::spec::PodExt;
-use crate::pod::{checkpoint, labels};
 use crate::stats::Signals;
 use crate::volumes::{self, PodDir};
 
@@ -104,7 +104,8 @@ impl Reclaimer {
     /// The runtime's, of the list; what cannot be removed is logged.
     pub(super) async fn ended_pods(&self, context: &Arc<Context>) -> Result<(), Status> {
         let pods = context.objects.pods();
-        let mut ended: BTreeSet<&str> = pods.iter().map(|p| p.uid()).filter(|uid| has_ended(context, uid)).collect();
+        let mut ended: BTreeSet<&str> =
+            pods.iter().map(|p| p.uid()).filter(|uid| context.statuses.ended(uid)).collect();
         let containers = context.cri.containers(None).await?;
         let uid = |c: &Container| c.labels.get(labels::POD_UID).cloned().unwrap_or_default();
         for alive in containers.iter().filter(|c| !is_dead(c)) {
@@ -133,10 +134,6 @@ fn is_dead(container: &Container) -> bool {
     container.state == ContainerState::ContainerExited as i32
 }
 
-fn has_ended(context: &Context, uid: &str) -> bool {
-    checkpoint::has_ended(&PodDir::new(&context.root, uid))
-}
-
 fn name_of(image: &Image) -> &str {
     image.repo_tags.first().or(image.repo_digests.first()).unwrap_or(&image.id)
 }
@@ -149,7 +146,7 @@ async fn in_use(context: &Context) -> Result<InUse, Status> {
     }
     // A pod of this node keeps its images also while nothing of it runs: at the edge it may not be
     // possible to fetch them again.
-    for pod in context.objects.pods().iter().filter(|p| !has_ended(context, p.uid())) {
+    for pod in context.objects.pods().iter().filter(|p| !context.statuses.ended(p.uid())) {
         for c in pod.containers().iter().chain(pod.init_containers()) {
             in_use.name(c.image.as_deref().unwrap_or_default());
         }

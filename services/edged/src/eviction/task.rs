@@ -24,11 +24,10 @@ use crate::context::Context;
 use crate::events::{Kind, Subject};
 use crate::node_config::NodeConfig;
 use crate::pod::failure::Failure;
+use crate::pod::labels;
 use crate::pod::priority::is_critical;
 use crate::pod::spec::PodExt;
-use crate::pod::{checkpoint, labels};
 use crate::stats::Signals;
-use crate::volumes::PodDir;
 
 /// How soon a shortage is noticed. Memory can go fast.
 const LOOK: Duration = Duration::from_secs(3);
@@ -223,8 +222,7 @@ impl EvictionTask {
             return;
         }
         let deadline = Instant::now() + WAIT_FOR_END;
-        let dir = PodDir::new(&self.context.root, pod.uid());
-        while Instant::now() < deadline && !checkpoint::has_ended(&dir) {
+        while Instant::now() < deadline && !self.context.statuses.ended(pod.uid()) {
             tokio::time::sleep(WAIT_POLL).await;
         }
     }

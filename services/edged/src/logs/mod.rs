@@ -58,6 +58,16 @@ pub(crate) fn remove(links: Option<&Path>, pod: &Pod, container: &str, id: &str,
     }
 }
 
+/// Removes the logs of a pod of which only the uid is known.
+pub(crate) fn remove_pod(logs: &Path, uid: &str) {
+    let suffix = format!("_{uid}");
+    for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|n| n.ends_with(&suffix)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Removes links into `logs` whose file is gone; others' links stay.
 fn remove_dangling(links: &Path, logs: &Path) {
     for entry in fs::read_dir(links).into_iter().flatten().flatten() {
@@ -99,6 +109,17 @@ mod tests {
         let mut left: Vec<_> = fs::read_dir(&links).unwrap().flatten().map(|e| e.file_name()).collect();
         left.sort();
         assert_eq!(left, ["foreign.log", "p_n_c-here.log"]);
+    }
+
+    #[test]
+    fn a_pod_of_which_only_the_uid_is_known_leaves_no_logs() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["n_p_uid-1/c", "n_p_uid-11/c", "n_p_other/c"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        remove_pod(dir.path(), "uid-1");
+        assert!(!dir.path().join("n_p_uid-1").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) os_image: String,
     pub(crate) hostname: String,
+    /// `None` without swap.
+    pub(crate) swap_bytes: Option<i64>,
 }
 
 pub(crate) fn machine() -> Machine {
@@ -144,6 +146,7 @@ pub(crate) fn machine() -> Machine {
         kernel: read("/proc/sys/kernel/osrelease"),
         os_image: pretty,
         hostname: read("/proc/sys/kernel/hostname"),
+        swap_bytes: Some(meminfo("SwapTotal")).filter(|b| *b > 0),
     }
 }
 

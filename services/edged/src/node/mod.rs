@@ -11,7 +11,5 @@ mod task;
 
 pub(crate) use facts::{facts, memory_capacity};
 pub(crate) use shutdown::end_pods;
-#[allow(unused_imports, reason = "admission asks")]
-pub(crate) use shutdown::refusal;
 pub(crate) use status::is_given_up;
 pub(crate) use task::NodeTask;

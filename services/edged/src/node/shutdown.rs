@@ -20,21 +20,15 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::node_config::{NodeConfig, span};
 use crate::pod::failure::Failure;
+use crate::pod::labels;
 use crate::pod::priority::{CRITICAL, is_static, priority};
 use crate::pod::spec::PodExt;
-use crate::pod::{checkpoint, labels};
-use crate::volumes::PodDir;
 
 /// Why the Node is not ready meanwhile.
 pub(super) const NODE_MESSAGE: &str = "node is shutting down";
 /// Reason of the pods' status.
 const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
-/// Reason and message of pods that come too late.
-#[allow(dead_code, reason = "admission asks")]
-const REFUSED: &str = "NodeShutdown";
-#[allow(dead_code, reason = "admission asks")]
-const REFUSED_MESSAGE: &str = "Pod was rejected as the node is shutting down.";
 /// systemd answers at once; a manager that does not is busy with something else than a shutdown.
 const ASK: Duration = Duration::from_secs(2);
 /// How often is looked whether all have ended.
@@ -64,12 +58,6 @@ fn groups(pods: &[Arc<Pod>], total: Duration, critical: Duration) -> Vec<Group> 
         }
     };
     groups.into_iter().filter(|g| !g.pods.is_empty()).collect()
-}
-
-/// The refusal of pods that arrive while the machine goes down.
-#[allow(dead_code, reason = "admission asks")]
-pub(crate) fn refusal() -> Failure {
-    Failure { reason: REFUSED.into(), message: REFUSED_MESSAGE.into(), refused: true, ..Failure::default() }
 }
 
 /// Whether systemd is stopping the machine.
@@ -112,8 +100,7 @@ pub(crate) async fn end_pods(context: &Arc<Context>, config: &NodeConfig) {
             }
         }
         // Until all are told as Failed, so that the last reports leave before the agent does.
-        let ended = |uid: &String| checkpoint::has_ended(&PodDir::new(&context.root, uid));
-        while Instant::now() < deadline && !pods.iter().all(ended) {
+        while Instant::now() < deadline && !pods.iter().all(|uid| context.statuses.ended(uid)) {
             tokio::time::sleep(POLL).await;
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo, Taint,
+    NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -22,6 +22,8 @@ use crate::objects::Link;
 const KUBELET_VERSION: &str = concat!("v1.33.0-skerry.", env!("CARGO_PKG_VERSION"));
 /// Images in the status; more would make it large.
 pub(super) const MAX_IMAGES: usize = 50;
+/// Names of one of them.
+pub(super) const MAX_NAMES: usize = 5;
 const ROLE: &str = "node-role.kubernetes.io/edge";
 
 /// Everything that the status shows.
@@ -94,7 +96,7 @@ pub(super) fn status(view: &View, before: Option<&NodeStatus>, now: jiff::Timest
             machine_id: view.machine.machine_id.clone(),
             operating_system: "linux".into(),
             os_image: view.machine.os_image.clone(),
-            swap: None,
+            swap: view.machine.swap_bytes.map(|b| NodeSwapStatus { capacity: Some(b) }),
             system_uuid: view.machine.system_uuid.clone(),
         }),
         ..NodeStatus::default()

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::shutdown::NODE_MESSAGE;
-use super::status::{self, MAX_IMAGES, View};
+use super::status::{self, MAX_IMAGES, MAX_NAMES, View};
 use super::{allocatable, facts};
 use crate::config::Config;
 use crate::context::Context;
@@ -126,7 +126,9 @@ impl NodeTask {
             link: self.context.objects.link(),
             images: self.images.clone(),
         };
-        let before = self.sent.as_ref().map(|(_, s)| s.clone());
+        // An agent that has just started goes on with what an earlier one told.
+        let known = || self.context.objects.node().and_then(|n| n.status.clone());
+        let before = self.sent.as_ref().map(|(_, s)| s.clone()).or_else(known);
         let new = status::status(&view, before.as_ref(), jiff::Timestamp::now());
         let due = self
             .sent
@@ -196,7 +198,7 @@ fn shown(mut images: Vec<skerry_proto::cri::v1::Image>) -> Vec<ContainerImage> {
         .filter(|i| !i.repo_tags.is_empty() || !i.repo_digests.is_empty())
         .take(MAX_IMAGES)
         .map(|i| ContainerImage {
-            names: Some(i.repo_digests.into_iter().chain(i.repo_tags).collect()),
+            names: Some(i.repo_digests.into_iter().chain(i.repo_tags).take(MAX_NAMES).collect()),
             size_bytes: i64::try_from(i.size).ok(),
         })
         .collect()

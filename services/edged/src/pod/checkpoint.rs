@@ -29,11 +29,6 @@ pub(crate) fn exists(dir: &PodDir) -> bool {
     dir.path().join(NAME).exists()
 }
 
-/// Whether the pod was Succeeded or Failed when its status was told last.
-pub(crate) fn has_ended(dir: &PodDir) -> bool {
-    load(dir).and_then(|s| s.phase).is_some_and(|p| matches!(p.as_str(), "Succeeded" | "Failed"))
-}
-
 pub(crate) fn store(dir: &PodDir, status: &PodStatus) -> io::Result<()> {
     fs::create_dir_all(dir.path())?;
     let temporary = dir.path().join("status.tmp");
@@ -54,9 +49,7 @@ mod tests {
         let dir = PodDir::new(root.path(), "u");
         assert_eq!(load(&dir), None);
         let status = PodStatus { phase: Some("Succeeded".into()), ..PodStatus::default() };
-        assert!(!has_ended(&dir));
         store(&dir, &status).unwrap();
-        assert!(has_ended(&dir));
         assert_eq!(load(&dir), Some(status));
         fs::write(dir.path().join(NAME), "{\"phase\": \"Succ").unwrap();
         assert_eq!(load(&dir), None);
