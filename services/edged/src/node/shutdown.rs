@@ -84,7 +84,9 @@ pub(crate) async fn end_pods(context: &Arc<Context>, config: &NodeConfig) {
     for group in groups(&context.objects.pods(), total, span(config.shutdown_grace_period_critical_pods)) {
         let deadline = Instant::now() + group.time;
         let running = running(context).await;
-        let pods: BTreeSet<String> = group.pods.into_iter().filter(|uid| running.contains(uid)).collect();
+        // Of a runtime that does not answer, everything may run.
+        let runs = |uid: &String| running.as_ref().is_none_or(|running| running.contains(uid));
+        let pods: BTreeSet<String> = group.pods.into_iter().filter(runs).collect();
         for uid in &pods {
             let Some(pod) = context.objects.pod(uid) else { continue };
             let seconds = i64::try_from(group.time.saturating_sub(MARGIN).as_secs()).unwrap_or(i64::MAX);
@@ -106,11 +108,11 @@ pub(crate) async fn end_pods(context: &Arc<Context>, config: &NodeConfig) {
     }
 }
 
-/// Pods of which something runs.
-async fn running(context: &Context) -> BTreeSet<String> {
-    let containers = context.cri.containers(None).await.unwrap_or_default();
+/// Pods of which something runs; `None`: the runtime does not answer.
+async fn running(context: &Context) -> Option<BTreeSet<String>> {
+    let containers = context.cri.containers(None).await.ok()?;
     let running = containers.into_iter().filter(|c| c.state == ContainerState::ContainerRunning as i32);
-    running.filter_map(|mut c| c.labels.remove(labels::POD_UID)).collect()
+    Some(running.filter_map(|mut c| c.labels.remove(labels::POD_UID)).collect())
 }
 
 #[cfg(test)]

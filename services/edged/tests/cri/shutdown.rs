@@ -6,8 +6,9 @@ use std::path::Path;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use skerry_common::kinds;
 
-use crate::node::{IMAGE, Node, condition};
+use crate::node::{IMAGE, Node, condition, wait};
 
 /// A systemctl that says what a test wants.
 fn says(dir: &Path, state: &str) {
@@ -41,7 +42,11 @@ async fn pods_end_by_priority_when_the_machine_goes_down_and_not_before() {
     node.until_running("uid-critical").await;
 
     node.stop_agent().await;
+    let before = node.hub.received(kinds::POD_STATUS).len();
     node.start_agent().await;
+    // Each agent tells the status of every pod once at its start.
+    let told = |uid: &str| node.hub.received(kinds::POD_STATUS).iter().skip(before).any(|r| r.uid == uid);
+    wait("both statuses", || told("uid-plain") && told("uid-critical"), String::new).await;
     let status = node.until_running("uid-plain").await;
     assert_eq!(status["containerStatuses"][0]["containerID"], started, "a restart of the agent touches no pod");
 
