@@ -36,6 +36,15 @@ pub mod identity {
     }
 }
 
+/// Who may use a node's API: `skerry.review`.
+pub mod review {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+    pub mod v1 {
+        include!("gen/skerry.review.v1.rs");
+    }
+}
+
 /// What the edge tells on its own machine: `skerry.edge`.
 pub mod edge {
     /// Version 1.

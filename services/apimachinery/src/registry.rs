@@ -59,6 +59,8 @@ pub struct Resource {
     pub custom: bool,
     /// Only `create`, nothing is stored (reviews).
     pub review: bool,
+    /// Only `get` and `list`, made when asked for (metrics).
+    pub computed: bool,
     /// PUT to a name that does not exist creates it (leases, events).
     pub create_on_update: bool,
     /// Columns of a custom resource.
@@ -84,6 +86,8 @@ impl Resource {
     pub fn verbs(&self) -> &'static [&'static str] {
         if self.review {
             &["create"]
+        } else if self.computed {
+            &["get", "list"]
         } else {
             &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
         }
@@ -100,6 +104,7 @@ const PUT: u8 = 8;
 const ANY: u8 = 16;
 /// In category `all`.
 const ALL: u8 = 32;
+const COMPUTED: u8 = 64;
 
 type Row =
     (&'static str, &'static str, &'static str, &'static str, u8, &'static [&'static str], &'static [&'static str]);
@@ -152,6 +157,8 @@ const BUILTIN: &[Row] = &[
     ("coordination.k8s.io", "v1", "leases", "Lease", NS | PUT, &[], &[]),
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", NS | GEN, &[], &[]),
     ("events.k8s.io", "v1", "events", "Event", NS | PUT, &["ev"], &[]),
+    ("metrics.k8s.io", "v1beta1", "nodes", "NodeMetrics", COMPUTED, &[], &[]),
+    ("metrics.k8s.io", "v1beta1", "pods", "PodMetrics", NS | COMPUTED, &[], &[]),
     ("networking.k8s.io", "v1", "ingresses", "Ingress", NS | GEN, &["ing"], &["status"]),
     ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", NS | GEN, &["netpol"], &[]),
     ("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", 0, &[], &[]),
@@ -198,6 +205,7 @@ fn builtin(row: &Row) -> Resource {
         name_rule,
         generation: is(GEN),
         review: is(REVIEW),
+        computed: is(COMPUTED),
         create_on_update: is(PUT),
         ..Resource::default()
     }

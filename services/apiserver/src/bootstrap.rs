@@ -150,6 +150,7 @@ fn rbac() -> Vec<(&'static str, Value)> {
             {"apiGroups": ["batch"], "resources": ["jobs", "jobs/status", "cronjobs", "cronjobs/status"], "verbs": verbs},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
             {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": read},
+            {"apiGroups": ["metrics.k8s.io"], "resources": ["nodes", "pods"], "verbs": read},
             {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "networkpolicies"], "verbs": verbs},
             {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": verbs},
             {"apiGroups": ["devices.kubeedge.io"], "resources": ["*"], "verbs": verbs},

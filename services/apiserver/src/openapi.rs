@@ -85,7 +85,9 @@ pub(crate) fn index(registry: &Registry) -> Value {
 /// `/openapi/v3/apis/<group>/<version>`.
 pub(crate) fn document(registry: &Registry, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
-    for resource in registry.resources().iter().filter(|r| r.group == group && r.version == version && !r.review) {
+    for resource in
+        registry.resources().iter().filter(|r| r.group == group && r.version == version && !r.review && !r.computed)
+    {
         let (path, operations) = operations(resource);
         paths.insert(path, operations);
     }

@@ -10,6 +10,7 @@ use skerry_identity::{
 };
 use skerry_proto::hub::v1::hub_server::HubServer;
 use skerry_proto::identity::v1::identity_server::IdentityServer;
+use skerry_proto::review::v1::reviews_server::ReviewsServer;
 use skerry_proto::sync::v1::sink_server::SinkServer;
 use skerry_proto::sync::v1::source_server::SourceServer;
 use skerry_rpc::{Bound, Caller, Channel, ClientLimits, Listen, Policy, Server, ServerConfig, ServerLimits};
@@ -25,6 +26,7 @@ use crate::node_sink::NodeSink;
 use crate::node_source::{NodeSource, Shared};
 use crate::registry::Registry;
 use crate::report_lane::ReportLane;
+use crate::reviews::NodeReviews;
 use crate::routes::Routes as KindRoutes;
 use crate::sessions::Sessions;
 use crate::upstream;
@@ -42,6 +44,7 @@ pub struct CloudHub {
     registry: Registry,
     shared: Arc<Shared>,
     join: Join,
+    reviews: NodeReviews,
     admin: HubAdmin,
     credentials: Credentials,
 }
@@ -116,6 +119,7 @@ impl CloudHub {
             lanes,
             report_lanes,
             registry: Registry { hub: config.name.clone(), channel: channel.clone(), sessions, revocations },
+            reviews: NodeReviews::new(channel.clone()),
             join: Join::new(channel, metrics),
             admin: HubAdmin { hub: config.name, shared: shared.clone() },
             shared,
@@ -148,6 +152,7 @@ impl CloudHub {
         let routes = Routes::new(source)
             .add_service(sink)
             .add_service(IdentityServer::new(self.join))
+            .add_service(ReviewsServer::new(self.reviews))
             .add_service(HubServer::new(self.admin));
         let serve = self.bound.serve(routes, stop.clone());
         tokio::pin!(serve);
@@ -215,5 +220,6 @@ fn policy() -> Policy {
         .allow("skerry.sync.v1.Sink", &[Caller::Node])
         .allow("skerry.identity.v1.Identity/Join", &[Caller::Anonymous])
         .allow("skerry.identity.v1.Identity/Renew", &[Caller::Node])
+        .allow("skerry.review.v1.Reviews", &[Caller::Node])
         .allow("skerry.hub.v1.Hub", &[Caller::Service("admin")])
 }

@@ -20,6 +20,7 @@ mod node_sink;
 mod node_source;
 mod registry;
 mod report_lane;
+mod reviews;
 mod routes;
 mod sessions;
 mod upstream;

@@ -85,6 +85,8 @@ impl fmt::Debug for KubeApi {
 pub(crate) enum Other {
     Event,
     Lease,
+    /// TokenReview and SubjectAccessReview: asked, not stored.
+    Review,
 }
 
 /// Any resource that this crate touches.
@@ -119,6 +121,7 @@ impl Resource {
             Self::Kind(kind) => kind.resource(),
             Self::Other(Other::Event) => Some(of("", "Event", "events")),
             Self::Other(Other::Lease) => Some(of("coordination.k8s.io", "Lease", "leases")),
+            Self::Other(Other::Review) => None,
         }
     }
 
@@ -127,6 +130,7 @@ impl Resource {
             Self::Kind(kind) => kind.as_str(),
             Self::Other(Other::Event) => "Event",
             Self::Other(Other::Lease) => "Lease",
+            Self::Other(Other::Review) => "Review",
         }
     }
 
@@ -321,17 +325,25 @@ impl KubeApi {
         self.call("delete", of, &key.name, api.delete(&key.name, &params)).await.map(drop)
     }
 
+    /// Asks a review and returns it with its answer.
+    pub(crate) async fn review(&self, path: &str, review: Value) -> Result<Value, ApiError> {
+        self.post(path, review, Other::Review.into(), "").await
+    }
+
     /// Requests a token of a service account.
     pub(crate) async fn request_token(&self, account: &Key, request: Value) -> Result<Value, ApiError> {
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", account.namespace, account.name);
-        let body = serde_json::to_vec(&request)
+        self.post(&path, request, Kind::ServiceAccountToken.into(), &account.name).await
+    }
+
+    async fn post(&self, path: &str, body: Value, of: Resource, name: &str) -> Result<Value, ApiError> {
+        let body = serde_json::to_vec(&body)
             .map_err(|e| ApiError::Refused { code: 0, message: format!("cannot encode the request: {e}") })?;
         let request = http::Request::post(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|e| ApiError::Refused { code: 0, message: e.to_string() })?;
-        let of = Resource::Kind(Kind::ServiceAccountToken);
-        self.call("create", of, &account.name, self.client.request::<Value>(request)).await
+        self.call("create", of, name, self.client.request::<Value>(request)).await
     }
 }
 

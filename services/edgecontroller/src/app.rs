@@ -15,6 +15,7 @@ use skerry_common::{Backoff, Key, drain};
 use skerry_identity::{ClientAuth, CredentialOptions, CredentialWatch, RevocationPublisher};
 use skerry_proto::hub::v1::registry_server::RegistryServer;
 use skerry_proto::identity::v1::issuer_server::IssuerServer;
+use skerry_proto::review::v1::reviews_server::ReviewsServer;
 use skerry_proto::sync::v1::sink_server::SinkServer;
 use skerry_proto::sync::v1::source_server::SourceServer;
 use skerry_rpc::{Bound, Caller, Listen, Policy, Server, ServerConfig};
@@ -40,6 +41,7 @@ use crate::mint::{self, Mint, Minter};
 use crate::presence::Presence;
 use crate::registry::{HUB_SERVICE, RegistryService};
 use crate::rejections;
+use crate::reviews::ReviewService;
 use crate::revive::{self, Revive};
 use crate::revocations;
 use crate::sessions::Sessions;
@@ -268,7 +270,8 @@ impl EdgeController {
         let routes = Routes::new(SourceServer::new(source).max_decoding_message_size(limit))
             .add_service(SinkServer::new(sink).max_decoding_message_size(limit))
             .add_service(RegistryServer::new(registry))
-            .add_service(IssuerServer::new(self.issuer));
+            .add_service(IssuerServer::new(self.issuer))
+            .add_service(ReviewsServer::new(ReviewService::new(self.api)));
         let serve = self.bound.serve(routes, stop.clone());
         tokio::pin!(serve);
         let ended = tokio::select! {
@@ -355,4 +358,5 @@ fn policy() -> Policy {
         .allow("skerry.sync.v1.Sink", &hub)
         .allow("skerry.hub.v1.Registry", &hub)
         .allow("skerry.identity.v1.Issuer", &hub)
+        .allow("skerry.review.v1.Reviews", &hub)
 }

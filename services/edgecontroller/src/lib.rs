@@ -29,6 +29,7 @@ mod presence;
 mod refs;
 mod registry;
 mod rejections;
+mod reviews;
 mod revive;
 mod revocations;
 mod sessions;

@@ -36,7 +36,7 @@ use crate::reports::Outbox;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
 use crate::runtime::{Cri, find};
-use crate::server::{Server, Streams};
+use crate::server::{Server, Shared, Streams};
 use crate::static_pods::StaticPods;
 use crate::userns::UserNamespaces;
 
@@ -50,6 +50,7 @@ pub struct Edged {
     channel: Channel,
     health: watch::Sender<Health>,
     server: Option<Server>,
+    registry: skerry_telemetry::Registry,
     config: Config,
     failures: mpsc::Receiver<(String, Failure)>,
     pressure: watch::Sender<Pressure>,
@@ -135,7 +136,16 @@ impl Edged {
             learned: RwLock::new(Learned { facts: node::facts(&config), ..Learned::default() }),
             stats: crate::stats::Collector::default(),
         };
-        Ok(Self { context: Arc::new(context), channel, health, server, config, failures: failures_rx, pressure })
+        Ok(Self {
+            context: Arc::new(context),
+            channel,
+            health,
+            server,
+            registry: telemetry.clone(),
+            config,
+            failures: failures_rx,
+            pressure,
+        })
     }
 
     /// Runs until told to stop.
@@ -143,7 +153,7 @@ impl Edged {
     /// # Errors
     /// When a part of it ended, which the supervisor answers with a restart; pods go on meanwhile.
     pub async fn run(self, mut stop: drain::Watch) -> Result<(), Error> {
-        let Self { context, channel, health, server, config, failures, pressure } = self;
+        let Self { context, channel, health, server, registry, config, failures, pressure } = self;
         let eviction =
             EvictionTask::new(Arc::clone(&context), config.node.clone(), config.node.thresholds()?, pressure);
         let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
@@ -156,6 +166,7 @@ impl Edged {
         let files = files.map(|dir| StaticPods { context: Arc::clone(&context), dir, news: static_tx });
         let logs = LogTask::new(Arc::clone(&context), &config.node);
         let node_config = config.node.clone();
+        let asked = Shared::new(Arc::clone(&context), channel.clone(), registry, config.clone());
         let node = NodeTask::new(Arc::clone(&context), config, Arc::clone(&node_news));
         let agent = Agent::new(Arc::clone(&context), present_rx, node_news, failures, static_rx);
 
@@ -177,9 +188,8 @@ impl Edged {
             Error::Runtime("the node's status ended".into())
         });
         if let Some(server) = server {
-            let shared = Arc::clone(&context);
             tasks.spawn(async move {
-                server.run(shared).await;
+                server.run(asked).await;
                 Error::Runtime("the kubelet api ended".into())
             });
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use skerry_common::{chain, drain};
 use skerry_identity::{CredentialOptions, CredentialStore, CredentialWatch, Identity, TrustDomain};
 use skerry_proto::edge::v1::edge_server::EdgeServer;
+use skerry_proto::review::v1::reviews_server::ReviewsServer;
 use skerry_proto::sync::v1::sink_server::SinkServer;
 use skerry_proto::sync::v1::source_server::SourceServer;
 use skerry_rpc::{Bound, Caller, Policy, Server, ServerConfig, Target};
@@ -20,6 +21,7 @@ use crate::local_source::LocalSource;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::renew::Renewal;
+use crate::reviews::{Cloud, LocalReviews};
 use crate::status::EdgeStatus;
 use crate::uplink::{Traffic, Uplink};
 use crate::upreports::Outbox;
@@ -38,6 +40,7 @@ pub struct EdgeHub {
     objects: Arc<Objects>,
     outbox: Arc<Outbox>,
     status: EdgeStatus,
+    reviews: LocalReviews,
     uplink: Uplink,
 }
 
@@ -92,6 +95,8 @@ impl EdgeHub {
             metrics: metrics.clone(),
             jitter: rand::random(),
         };
+        let cloud = Cloud::default();
+        let reviews = LocalReviews(cloud.clone());
         let uplink = Uplink {
             node: config.node_name,
             target,
@@ -101,9 +106,10 @@ impl EdgeHub {
             outbox: outbox.clone(),
             renewal,
             traffic,
+            cloud,
             metrics,
         };
-        Ok(Self { bound, socket, objects, outbox, status, uplink })
+        Ok(Self { bound, socket, objects, outbox, status, reviews, uplink })
     }
 
     /// Where the services of the node connect to, when it is a socket.
@@ -121,7 +127,10 @@ impl EdgeHub {
         let store = self.objects.store.clone();
         let source = SourceServer::new(LocalSource(self.objects)).max_decoding_message_size(limit);
         let sink = SinkServer::new(LocalSink { outbox: self.outbox, link }).max_decoding_message_size(limit);
-        let routes = Routes::new(source).add_service(sink).add_service(EdgeServer::new(self.status));
+        let routes = Routes::new(source)
+            .add_service(sink)
+            .add_service(EdgeServer::new(self.status))
+            .add_service(ReviewsServer::new(self.reviews));
         let serve = self.bound.serve(routes, stop.clone());
         let uplink = self.uplink.run(stop.clone());
         tokio::pin!(serve);
@@ -180,4 +189,5 @@ fn policy() -> Policy {
         .allow("skerry.sync.v1.Source", &[Caller::Local])
         .allow("skerry.sync.v1.Sink", &[Caller::Local])
         .allow("skerry.edge.v1.Edge", &[Caller::Local])
+        .allow("skerry.review.v1.Reviews", &[Caller::Local])
 }

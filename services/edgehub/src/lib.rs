@@ -19,6 +19,7 @@ mod local_source;
 mod metrics;
 mod objects;
 mod renew;
+mod reviews;
 mod status;
 mod uplink;
 mod upreports;

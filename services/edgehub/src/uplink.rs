@@ -19,6 +19,7 @@ use crate::error::SessionError;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::renew::Renewal;
+use crate::reviews::Cloud;
 use crate::upreports::Outbox;
 
 /// Name of the value that holds the newest session that the cloud told us of.
@@ -78,6 +79,7 @@ pub(crate) struct Uplink {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) renewal: Renewal,
     pub(crate) traffic: Arc<Traffic>,
+    pub(crate) cloud: Cloud,
     pub(crate) metrics: Metrics,
 }
 
@@ -100,6 +102,7 @@ impl Uplink {
                 _ = stop.stopped() => return Ok(()),
             };
             self.traffic.follow(None);
+            self.cloud.set(None);
             self.objects.link.disconnected(&chain(&error));
             if let SessionError::Stale { newest } = error {
                 // This store is older than the cloud's memory: go on above it.
@@ -142,6 +145,7 @@ impl Uplink {
         let control =
             Downlink::run(&session, self.objects.clone(), &skerry_common::kinds::CONTROL, self.metrics.clone(), || {
                 self.objects.link.connected(connection.address(), number);
+                self.cloud.set(Some(connection.channel()));
                 ready.send_replace(true);
             });
         // The hub knows the session from its first stream; the others follow.

@@ -14,6 +14,7 @@ use skerry_proto::edge::v1::edge_client::EdgeClient;
 use skerry_proto::edge::v1::{GetStatusRequest, GetStatusResponse};
 use skerry_proto::hub::v1::registry_server::RegistryServer;
 use skerry_proto::identity::v1::issuer_server::IssuerServer;
+use skerry_proto::review::v1::reviews_server::ReviewsServer;
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::sink_server::SinkServer;
 use skerry_proto::sync::v1::source_client::SourceClient;
@@ -113,14 +114,16 @@ impl Fixture {
             .allow("skerry.sync.v1.Source", hubs)
             .allow("skerry.sync.v1.Sink", hubs)
             .allow("skerry.hub.v1.Registry", hubs)
-            .allow("skerry.identity.v1.Issuer", hubs);
+            .allow("skerry.identity.v1.Issuer", hubs)
+            .allow("skerry.review.v1.Reviews", hubs);
         let config = ServerConfig::new("cloud", skerry_rpc::Listen::Tcp(([127, 0, 0, 1], 0).into()), policy).tls(tls);
         let bound = Server::bind(config).await?;
         let source = bound.local_addr().context("bound to TCP")?;
         let routes = Routes::new(SourceServer::new(cloud.clone()))
             .add_service(SinkServer::new(cloud.clone()))
             .add_service(RegistryServer::new(cloud.clone()))
-            .add_service(IssuerServer::new(cloud.clone()));
+            .add_service(IssuerServer::new(cloud.clone()))
+            .add_service(ReviewsServer::new(cloud.clone()));
         let (trigger, stop) = drain::channel(Duration::from_secs(5));
         let served = async move { bound.serve(routes, stop).await.map(drop) };
         Ok(Self { ca, folder, cloud, source, _source: run(served, trigger) })

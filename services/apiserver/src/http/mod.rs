@@ -173,6 +173,12 @@ async fn resource(
     if kubelet::connects(&resource, &path.subresource) {
         return kubelet::serve(api, request, &path).await;
     }
+    if resource.computed {
+        return match *verb {
+            "get" | "list" => kubelet::metrics::serve(api, &resource, &path, &query, now).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        };
+    }
     let permit = if *verb == "watch" {
         None
     } else {

@@ -7,6 +7,7 @@
 //! server stops, or at the limits of `skerry_common::relay`. Limits: [`MAX_STREAMS`], those of `dial`.
 
 mod dial;
+pub(crate) mod metrics;
 mod pods;
 mod websocket;
 

@@ -180,6 +180,7 @@ impl Cluster {
     fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let (group, plural) = match kind {
             "Lease" => ("coordination.k8s.io", "leases".to_owned()),
+            "ClusterRole" | "ClusterRoleBinding" => ("rbac.authorization.k8s.io", format!("{}s", kind.to_lowercase())),
             "EndpointSlice" => ("discovery.k8s.io", "endpointslices".to_owned()),
             kind => ("", format!("{}s", kind.to_lowercase())),
         };

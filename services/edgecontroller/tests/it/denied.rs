@@ -12,6 +12,8 @@ use skerry_proto::hub::v1::HubUpdate;
 use skerry_proto::hub::v1::registry_client::RegistryClient;
 use skerry_proto::identity::v1::issuer_client::IssuerClient;
 use skerry_proto::identity::v1::{IssueForJoinRequest, IssueForRenewalRequest};
+use skerry_proto::review::v1::ReviewRequest;
+use skerry_proto::review::v1::reviews_client::ReviewsClient;
 use skerry_proto::sync::v1::sink_client::SinkClient;
 use skerry_proto::sync::v1::source_client::SourceClient;
 use skerry_proto::sync::v1::{ReportRequest, SubscribeRequest};
@@ -31,6 +33,7 @@ async fn codes(channel: &Channel) -> Vec<(&'static str, Code)> {
         ("Subscribe", code(SourceClient::new(channel.clone()).subscribe(subscribe).await.map(drop))),
         ("Report", code(SinkClient::new(channel.clone()).report(report).await.map(drop))),
         ("Connect", code(RegistryClient::new(channel.clone()).connect(connect).await.map(drop))),
+        ("Review", code(ReviewsClient::new(channel.clone()).review(ReviewRequest::default()).await.map(drop))),
         (
             "IssueForJoin",
             code(IssuerClient::new(channel.clone()).issue_for_join(IssueForJoinRequest::default()).await.map(drop)),

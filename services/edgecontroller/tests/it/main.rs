@@ -15,5 +15,6 @@ mod fence;
 mod hub;
 mod join;
 mod proofs;
+mod reviews;
 mod spine;
 mod up;

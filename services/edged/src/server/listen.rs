@@ -16,9 +16,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::limits::{ACCEPT_PAUSE, HANDSHAKE, HEADER, MAX_CONNECTIONS, MAX_HEADERS};
-use super::serve::Handler;
+use super::serve::{Handler, Shared};
 use crate::config::Api;
-use crate::context::Context;
 use crate::error::Error;
 
 /// The API, bound, not serving yet.
@@ -62,7 +61,8 @@ impl Server {
     }
 
     /// Serves until it is dropped.
-    pub(crate) async fn run(self, context: Arc<Context>) {
+    pub(crate) async fn run(self, shared: Shared) {
+        let shared = Arc::new(shared);
         let Self { listener, address, serving, folder } = self;
         tracing::info!(%address, "kubelet api listening");
         let mut tasks = JoinSet::new();
@@ -78,7 +78,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    tasks.spawn(connection(stream, Arc::clone(&serving), Arc::clone(&context)));
+                    tasks.spawn(connection(stream, Arc::clone(&serving), Arc::clone(&shared)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -90,7 +90,7 @@ impl Server {
 }
 
 /// One connection with its requests and, after an upgrade, its stream.
-async fn connection(stream: TcpStream, serving: Arc<NodeServing>, context: Arc<Context>) {
+async fn connection(stream: TcpStream, serving: Arc<NodeServing>, shared: Arc<Shared>) {
     // Keys that are pressed must not wait for each other.
     let _ = stream.set_nodelay(true);
     let config = match serving.config() {
@@ -111,7 +111,7 @@ async fn connection(stream: TcpStream, serving: Arc<NodeServing>, context: Arc<C
     };
     let chain = stream.get_ref().1.peer_certificates();
     let caller = chain.and_then(|chain| serving.caller(chain));
-    let handler = Handler::new(context, caller);
+    let handler = Handler::new(shared, caller);
     let upgraded = handler.upgraded();
     let service = service_fn(move |request| {
         let handler = handler.clone();

@@ -2,8 +2,8 @@
 //!
 //! Its callers are an API server (the embedded one, or a kube-apiserver) and tools with a token. Paths,
 //! options and texts of errors are the kubelet's. [`listen`] ends connections, [`auth`] says who may,
-//! [`route`] what is asked for, [`find`] which pod and container that is; [`logs`] reads files, and
-//! [`stream`] passes exec, attach and port-forward on to the runtime's streaming server, byte by byte.
+//! [`reviews`] asks the cloud about callers, [`route`] says what is asked for, [`find`] which pod and
+//! container that is; [`measured`] renders statistics, [`logs`] reads files, and [`stream`] passes exec, attach and port-forward on to the runtime's streaming server, byte by byte.
 //!
 //! Invariants: nothing is answered before the caller is known and allowed; a stream ends with its client,
 //! its container or its limits, whichever is first, and then nothing of it is left: no task, no connection,
@@ -17,11 +17,15 @@ mod find;
 mod limits;
 mod listen;
 mod logs;
+mod measured;
 mod pods;
+mod reviews;
 mod route;
+mod run;
 mod serve;
 mod stream;
 mod streams;
 
 pub(crate) use listen::Server;
+pub(crate) use serve::Shared;
 pub(crate) use streams::Streams;

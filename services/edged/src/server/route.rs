@@ -30,6 +30,13 @@ pub(super) enum Route {
     ContainerLogs(ContainerPath),
     Exec(ContainerPath),
     Attach(ContainerPath),
+    Run(ContainerPath),
+    Summary,
+    /// Of the agent itself.
+    Metrics,
+    ResourceMetrics,
+    ContainerMetrics,
+    Configz,
     PortForward(PodPath),
 }
 
@@ -63,15 +70,23 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, NoRoute> {
         ["exec", ns, name, uid, c] => Route::Exec(container(pod(ns, name, Some(uid)), c)),
         ["attach", ns, name, c] => Route::Attach(container(pod(ns, name, None), c)),
         ["attach", ns, name, uid, c] => Route::Attach(container(pod(ns, name, Some(uid)), c)),
+        ["run", ns, name, c] => Route::Run(container(pod(ns, name, None), c)),
+        ["run", ns, name, uid, c] => Route::Run(container(pod(ns, name, Some(uid)), c)),
+        ["stats", "summary"] => Route::Summary,
+        ["metrics"] => Route::Metrics,
+        ["metrics", "resource"] => Route::ResourceMetrics,
+        ["metrics", "cadvisor"] => Route::ContainerMetrics,
+        ["configz"] => Route::Configz,
         ["portForward", ns, name] => Route::PortForward(pod(ns, name, None)),
         ["portForward", ns, name, uid] => Route::PortForward(pod(ns, name, Some(uid))),
         _ => return Err(NoRoute::NotFound),
     };
     let allowed = match found {
         Route::Exec(_) | Route::Attach(_) | Route::PortForward(_) => "GET, POST",
+        Route::Run(_) => "POST",
         _ => "GET",
     };
-    let fits = *method == Method::GET || (*method == Method::POST && allowed.ends_with("POST"));
+    let fits = allowed.split(", ").any(|name| name == method.as_str());
     if fits { Ok(found) } else { Err(NoRoute::Method(allowed)) }
 }
 
@@ -118,6 +133,11 @@ mod tests {
             (Method::GET, "/exec/a/p/u-1/c", Ok(Route::Exec(c(Some("u-1"))))),
             (Method::GET, "/attach/a/p/c", Ok(Route::Attach(c(None)))),
             (Method::POST, "/portForward/a/p", Ok(Route::PortForward(pod(None)))),
+            (Method::POST, "/run/a/p/c", Ok(Route::Run(c(None)))),
+            (Method::GET, "/run/a/p/c", Err(NoRoute::Method("POST"))),
+            (Method::GET, "/stats/summary", Ok(Route::Summary)),
+            (Method::GET, "/metrics/resource", Ok(Route::ResourceMetrics)),
+            (Method::GET, "/stats", Err(NoRoute::NotFound)),
             (Method::DELETE, "/exec/a/p/c", Err(NoRoute::Method("GET, POST"))),
             (Method::GET, "/exec/a/p", Err(NoRoute::NotFound)),
             (Method::GET, "/containerLogs/a/../c", Err(NoRoute::NotFound)),

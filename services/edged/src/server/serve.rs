@@ -5,11 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use skerry_identity::NodeCaller;
+use skerry_rpc::Channel;
 
 use super::answer::{Answer, text};
 use super::find::Refusal;
+use super::reviews::Reviews;
 use super::route::{NoRoute, Route, access, route};
-use super::{auth, logs, pods, stream};
+use super::{auth, logs, measured, pods, run, stream};
+use crate::config::Config;
 use crate::context::Context;
 
 /// A stream that begins when its request has been answered.
@@ -33,17 +36,37 @@ impl Upgraded {
     }
 }
 
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(super) context: Arc<Context>,
+    pub(super) reviews: Reviews,
+    registry: skerry_telemetry::Registry,
+    config: Config,
+}
+
+impl Shared {
+    /// `channel` leads to EdgeHub, for questions to the cloud.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        channel: Channel,
+        registry: skerry_telemetry::Registry,
+        config: Config,
+    ) -> Self {
+        Self { context, reviews: Reviews::new(channel), registry, config }
+    }
+}
+
 /// The requests of one connection.
 #[derive(Clone)]
 pub(super) struct Handler {
-    context: Arc<Context>,
+    shared: Arc<Shared>,
     caller: Option<NodeCaller>,
     upgraded: Upgraded,
 }
 
 impl Handler {
-    pub(super) fn new(context: Arc<Context>, caller: Option<NodeCaller>) -> Self {
-        Self { context, caller, upgraded: Upgraded::default() }
+    pub(super) fn new(shared: Arc<Shared>, caller: Option<NodeCaller>) -> Self {
+        Self { shared, caller, upgraded: Upgraded::default() }
     }
 
     pub(super) fn upgraded(&self) -> Upgraded {
@@ -59,7 +82,7 @@ impl Handler {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
         let (verb, subresource) = access(request.method(), request.uri().path());
-        auth::check(self.caller.as_ref(), request.headers(), verb, subresource).await?;
+        auth::check(&self.shared.reviews, self.caller.as_ref(), request.headers(), verb, subresource).await?;
         let found = match route(request.method(), request.uri().path()) {
             Ok(found) => found,
             Err(NoRoute::NotFound) => return Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n")),
@@ -69,12 +92,19 @@ impl Handler {
                 return Ok(answer);
             }
         };
-        let context = &self.context;
+        let context = &self.shared.context;
+        let query = request.uri().query().unwrap_or("").to_owned();
         match found {
             Route::Healthz => Ok(text(StatusCode::OK, "ok")),
             Route::Pods => Ok(pods::wanted(context).await),
             Route::RunningPods => pods::running(context).await,
-            Route::ContainerLogs(path) => logs::serve(context, &path, request.uri().query().unwrap_or("")).await,
+            Route::ContainerLogs(path) => logs::serve(context, &path, &query).await,
+            Route::Summary => measured::summary(context, &query).await,
+            Route::Metrics => Ok(measured::metrics(self.shared.registry.encode())),
+            Route::ResourceMetrics => measured::resource(context).await,
+            Route::ContainerMetrics => measured::cadvisor(context).await,
+            Route::Configz => Ok(run::configz(&self.shared.config)),
+            Route::Run(path) => run::run(context, &path, &query).await,
             Route::Exec(path) => stream::exec(context, &path, request, &self.upgraded).await,
             Route::Attach(path) => stream::attach(context, &path, request, &self.upgraded).await,
             Route::PortForward(path) => stream::port_forward(context, &path, request, &self.upgraded).await,

@@ -2,11 +2,15 @@
 //! reports that it reads. The protocol is the real one, of `skerry_sync`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use skerry_common::{Encoding, Key, Version, drain};
+use skerry_proto::review::v1::review_request::Who;
+use skerry_proto::review::v1::reviews_server::{Reviews, ReviewsServer};
+use skerry_proto::review::v1::{ReviewRequest, ReviewResponse};
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::sink_server::{Sink, SinkServer};
 use skerry_proto::sync::v1::source_server::{Source, SourceServer};
@@ -32,6 +36,10 @@ pub(crate) struct Hub {
     complete: Mutex<bool>,
     changed: broadcast::Sender<(String, Option<Key>)>,
     received: Mutex<Vec<Received>>,
+    /// Whose tokens and names are known, and whether they may.
+    reviews: Mutex<BTreeMap<String, (String, bool)>>,
+    reviewed: Mutex<Vec<String>>,
+    reviews_cut_off: AtomicBool,
 }
 
 struct Served(Arc<Hub>);
@@ -68,17 +76,37 @@ impl Hub {
             complete: Mutex::new(true),
             changed: broadcast::channel(1024).0,
             received: Mutex::default(),
+            reviews: Mutex::default(),
+            reviewed: Mutex::default(),
+            reviews_cut_off: AtomicBool::new(false),
         });
         let (listener, connector) = skerry_rpc::pipe();
         let policy = Policy::new()
             .allow("skerry.sync.v1.Source", &[Caller::Local])
-            .allow("skerry.sync.v1.Sink", &[Caller::Local]);
+            .allow("skerry.sync.v1.Sink", &[Caller::Local])
+            .allow("skerry.review.v1.Reviews", &[Caller::Local]);
         let bound = Server::bind(ServerConfig::new("edgehub", Listen::Pipe(listener), policy)).await.unwrap();
         let (trigger, watch) = drain::channel(Duration::from_secs(1));
         let routes = tonic::service::Routes::new(SourceServer::new(Served(Arc::clone(&hub))))
-            .add_service(SinkServer::new(Served(Arc::clone(&hub))));
+            .add_service(SinkServer::new(Served(Arc::clone(&hub))))
+            .add_service(ReviewsServer::new(Served(Arc::clone(&hub))));
         tokio::spawn(bound.serve(routes, watch));
         (hub, connector, trigger)
+    }
+
+    /// The owner of a token, or of a certificate with this name, is known.
+    pub(crate) fn review(&self, credential: &str, user: &str, allowed: bool) {
+        self.reviews.lock().unwrap().insert(credential.into(), (user.into(), allowed));
+    }
+
+    /// What was asked: credential, verb, subresource.
+    pub(crate) fn reviewed(&self) -> Vec<String> {
+        self.reviewed.lock().unwrap().clone()
+    }
+
+    /// The cloud is away.
+    pub(crate) fn cut_off_reviews(&self) {
+        self.reviews_cut_off.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn put(&self, kind: &str, namespace: &str, name: &str, mut body: Value) {
@@ -207,6 +235,24 @@ impl Source for Served {
         let (tx, rx) = mpsc::channel(64);
         tokio::spawn(Arc::clone(&self.0).serve(request.into_inner(), tx));
         Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+#[tonic::async_trait]
+impl Reviews for Served {
+    async fn review(&self, request: Request<ReviewRequest>) -> Result<Response<ReviewResponse>, Status> {
+        if self.0.reviews_cut_off.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("the cloud is not connected"));
+        }
+        let ReviewRequest { who, verb, subresource, .. } = request.into_inner();
+        let (credential, stranger) = match who.unwrap() {
+            Who::Token(token) => (token, String::new()),
+            Who::User(user) => (user.name.clone(), user.name),
+        };
+        self.0.reviewed.lock().unwrap().push(format!("{credential} {verb} {subresource}"));
+        let known = self.0.reviews.lock().unwrap().get(&credential).cloned();
+        let (user, allowed) = known.unwrap_or((stranger, false));
+        Ok(Response::new(ReviewResponse { user, allowed }))
     }
 }
 

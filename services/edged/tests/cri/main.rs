@@ -1,6 +1,7 @@
 //! Pods on a real containerd, as root: what edged promises, seen from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod api;
 mod conformance;
 mod eviction;
 mod hub;
@@ -11,6 +12,7 @@ mod node;
 mod probes;
 mod resources;
 mod security;
+mod server;
 mod shutdown;
 
 use std::fs;

@@ -14,6 +14,7 @@ use skerry_telemetry::Registry;
 use skerry_test_support::Containerd;
 use tokio::task::JoinHandle;
 
+use crate::api::Identities;
 use crate::hub::Hub;
 
 pub(crate) const IMAGE: &str = "skerry.test/busybox:1";
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) name: String,
+    pub(crate) identities: Identities,
     connector: PipeConnector,
     _hub_stop: drain::Trigger,
     /// Of the agent that runs.
@@ -66,6 +68,7 @@ impl Node {
         Self {
             hub,
             name,
+            identities: Identities::new(),
             connector,
             _hub_stop: hub_stop,
             telemetry: Registry::new(),
@@ -114,6 +117,7 @@ impl Node {
             config.node.systemctl.clone_from(systemctl);
         }
         config.node_ip = self.node_ip;
+        config.api = Some(self.identities.api(self.containerd.dir(), &self.name));
         self.telemetry = Registry::new();
         let edged = Edged::build(config, Connect::Pipe(self.connector.clone()), &self.telemetry).await.unwrap();
         let (trigger, watch) = drain::channel(Duration::from_secs(5));

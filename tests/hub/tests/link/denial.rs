@@ -32,6 +32,7 @@ fn allowed(caller: &str) -> &'static [&'static str] {
             "/skerry.sync.v1.Sink/Report",
             "/skerry.identity.v1.Identity/Join",
             "/skerry.identity.v1.Identity/Renew",
+            "/skerry.review.v1.Reviews/Review",
         ],
         "admin" => &[
             "/skerry.hub.v1.Hub/ListSessions",

@@ -5,5 +5,6 @@
 mod denial;
 mod faults;
 mod relay;
+mod reviews;
 mod versions;
 mod wrong_hub;
