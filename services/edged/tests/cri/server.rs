@@ -189,7 +189,7 @@ async fn commands_run_over_websockets() {
     let node = Node::start().await;
     node.put_pod("p", "uid-1", sleeper());
     node.until_running("uid-1").await;
-    let command = "command=sh&command=-c&command=echo+out;echo+err+>%262;exit+3";
+    let command = "command=sh&command=-c&command=echo+out;echo+err+%3E%262;exit+3";
     for protocol in ["channel.k8s.io", "v4.channel.k8s.io"] {
         let path = format!("/exec/test/p/c?output=1&error=1&{command}");
         let found = channels(websocket(&node, &path, protocol).await.unwrap()).await;
