@@ -19,11 +19,30 @@ const ACCOUNT_WAIT: Duration = Duration::from_millis(100);
 /// Lifetime of the token in the API access volume, in seconds, as in Kubernetes.
 const TOKEN_SECONDS: i64 = 3607;
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Marks what a node shows of a pod that it runs from a file of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Seconds that a pod stays on a node that is not ready or unreachable.
 const TOLERATION_SECONDS: i64 = 300;
 
 /// Fills in what the cluster decides about a new pod.
 pub(crate) async fn admit(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
+    account(api, pod).await?;
+    let name = meta::name(pod).to_owned();
+    let forbidden = |message: String| ApiError::Forbidden { about: About::new("", "pods", &name), message };
+    let spec = map_mut(pod, &["spec"]);
+    priority(api, spec).map_err(&forbidden)?;
+    runtime_class::admit(api, spec).map_err(forbidden)?;
+    default_to(spec, "enableServiceLinks", true);
+    default_to(spec, "preemptionPolicy", "PreemptLowerPriority");
+    tolerations(spec);
+    Ok(())
+}
+
+/// The ServiceAccount: its token and its pull secrets. Not for mirror pods: their nodes run them without.
+async fn account(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
+    if pod.pointer("/metadata/annotations").and_then(|a| a.get(MIRROR)).is_some() {
+        return Ok(());
+    }
     let namespace = meta::namespace(pod).to_owned();
     let name = meta::name(pod).to_owned();
     let forbidden = |message: String| ApiError::Forbidden { about: About::new("", "pods", &name), message };
@@ -61,11 +80,6 @@ pub(crate) async fn admit(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
     {
         spec.insert("imagePullSecrets".into(), secrets.clone());
     }
-    priority(api, spec).map_err(&forbidden)?;
-    runtime_class::admit(api, spec).map_err(forbidden)?;
-    default_to(spec, "enableServiceLinks", true);
-    default_to(spec, "preemptionPolicy", "PreemptLowerPriority");
-    tolerations(spec);
     Ok(())
 }
 
