@@ -12,7 +12,8 @@ SKERRY := target/debug/skerry
 JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
 SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged
 
-.PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist bench-sessions bench-link clean
+.PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist dist-edge \
+	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -55,12 +56,20 @@ sim: ## simulate the sync protocol with SEEDS=1000 (optimised)
 robustness: ## the fault cases of tests/ROBUSTNESS.md at their full counts (hours)
 	@scripts/install-tools test
 	$(MAKE) --no-print-directory sim SEEDS=10000
-	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=10 $(CARGO) nextest run --locked --no-fail-fast -p skerry-store \
-	  --config 'profile.default.slow-timeout="1h"'
-	$(MAKE) --no-print-directory bench-link bench-sessions
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=10 \
+	  $(CARGO) nextest run --locked --profile robustness -p skerry-store
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=20 \
+	  $(CARGO) nextest run --locked --profile robustness -p skerry-edged killed_at_random
+	$(MAKE) --no-print-directory bench-link bench-sessions bench-wear
 
 dist: tools ## build what is shipped (optimised, jemalloc)
 	$(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) --bins --features $(JEMALLOC)
+
+# The same command line without the control plane and the cloud services.
+DIST_EDGE = $(CARGO) build --locked --profile dist-edge -p skerry --no-default-features --features jemalloc
+
+dist-edge: tools ## build the program for nodes (small)
+	$(DIST_EDGE)
 
 # What is measured is what is shipped.
 BENCH = $(CARGO) build --locked --profile dist $(addprefix -p ,$(SHIPPED)) -p skerry-bench --bins --features $(JEMALLOC) \
@@ -71,6 +80,20 @@ bench-sessions: tools ## 10,000 nodes on one hub: memory, processor time, bytes;
 
 bench-link: tools ## silent cuts, 2,000 changed Services, an idle link; ARGS= for others
 	$(BENCH)/bench-link $(ARGS)
+
+BENCH_NODE = $(DIST_EDGE) && $(BENCH)/bench-node --program target/dist-edge/skerry
+
+bench-pod-start: tools ## from the creation of a pod to Running, one by one and 100 at once; ARGS= for others
+	$(BENCH_NODE) pod-start $(ARGS)
+
+bench-edge: tools ## memory, processor time and size of a node's program; ARGS= for others
+	$(BENCH_NODE) edge $(ARGS)
+
+bench-restart: tools ## a restart of the agent without the cloud, 20 pods; ARGS= for others
+	$(BENCH_NODE) restart $(ARGS)
+
+bench-wear: tools ## 3,000 pods through one node; ARGS= for others
+	$(BENCH_NODE) wear $(ARGS)
 
 clean: down ## remove build output too
 	$(CARGO) clean

@@ -13,12 +13,13 @@ mod orphans;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use skerry_common::{Key, kinds};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -33,6 +34,10 @@ use crate::runtime::relist::News;
 
 /// Workers that end at the same moment wait here for a moment.
 const FINISHED: usize = 64;
+
+/// How often what nobody knows is looked for without any news: what could not be removed before, or
+/// appeared since.
+const SWEEP_EVERY: Duration = Duration::from_secs(20);
 
 struct Running {
     handle: Handle,
@@ -89,6 +94,8 @@ impl Agent {
     /// # Errors
     /// When a worker panicked or one of the other tasks is gone.
     pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>, mut news: mpsc::Receiver<News>) -> Error {
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let reconsider_at = self.reconsider_at();
             tokio::select! {
@@ -101,6 +108,7 @@ impl Agent {
                     None => return Error::Runtime("the relist ended".into()),
                 },
                 Some(uid) = self.finished_rx.recv() => self.forget(&uid),
+                _ = sweep.tick() => self.find_orphans().await,
                 Some(pods) = self.statics.recv() => self.take_static(pods),
                 () = tokio::time::sleep_until(reconsider_at.unwrap_or_else(Instant::now)), if reconsider_at.is_some() => {
                     self.reconsider();

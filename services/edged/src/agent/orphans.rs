@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -9,10 +10,12 @@ use skerry_common::{Key, kinds};
 
 use super::Agent;
 use crate::objects::uid_is_safe;
-use crate::pod::labels;
 use crate::pod::spec::PodExt;
+use crate::pod::{clean, labels};
 use crate::static_pods;
-use crate::volumes::{self, PodDir};
+
+/// A group that did not change for so long is nobody's start.
+const CGROUP_AGE: Duration = Duration::from_secs(10);
 
 impl Agent {
     /// Ends what the runtime or the disk has of pods that do not exist any more.
@@ -71,21 +74,20 @@ impl Agent {
 
     /// Directories of pods that neither exist nor run, for example after a loss of the runtime's state.
     fn remove_directories(&self, present: &BTreeSet<String>) {
+        let objects = &self.context.objects;
+        self.context.cgroups.sweep(CGROUP_AGE, |uid| {
+            self.workers.contains_key(uid) || objects.pod(uid).is_some() || present.contains(uid)
+        });
         let Ok(entries) = std::fs::read_dir(self.context.root.join("pods")) else { return };
         for uid in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
             let known = self.workers.contains_key(&uid) || self.context.objects.pod(&uid).is_some();
             if known || present.contains(&uid) || !uid_is_safe(&uid) {
                 continue;
             }
-            let (context, dir) = (Arc::clone(&self.context), PodDir::new(&self.context.root, &uid));
+            let context = Arc::clone(&self.context);
             tokio::task::spawn_blocking(move || {
-                crate::logs::remove_pod(&context.log_dir, &uid);
-                // The directory last: it is how the rest is found.
-                match context.cgroups.remove_pod(&uid).and_then(|()| volumes::clean_up(&dir)) {
-                    Ok(()) => context.user_namespaces.release(&uid),
-                    Err(error) => {
-                        tracing::warn!(dir = %dir.path().display(), %error, "what a former pod left was not removed");
-                    }
+                if let Err(error) = clean::clean_up(&context, &uid) {
+                    tracing::warn!(uid, %error, "what a former pod left was not removed");
                 }
             });
         }

@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use nix::sys::signal::{Signal, kill};
@@ -106,6 +107,23 @@ impl Cgroups {
             }
         }
         result.and(self.change_burstable(|all| all.remove(uid).is_some()))
+    }
+
+    /// Removes empty groups of pods that nobody knows and that did not change for `age`: a runtime that
+    /// was making a sandbox when its agent was killed makes the group again after it was removed.
+    pub(crate) fn sweep(&self, age: Duration, known: impl Fn(&str) -> bool) {
+        let classes = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
+        let dirs = self.layout.mounts().map(|mount| mount.join(&self.root));
+        for dir in dirs.flat_map(|root| classes.map(|class| root.join(class_dir(class)))) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let Some(uid) = name.to_str().and_then(|n| n.strip_prefix("pod")) else { continue };
+                let changed = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+                if !known(uid) && changed.is_some_and(|since| since >= age) {
+                    let _ = remove_tree(&entry.path(), false);
+                }
+            }
+        }
     }
 
     /// Changes what burstable pods ask for; true from `change` writes the new sum.

@@ -58,14 +58,22 @@ pub(crate) fn remove(links: Option<&Path>, pod: &Pod, container: &str, id: &str,
     }
 }
 
-/// Removes the logs of a pod of which only the uid is known.
-pub(crate) fn remove_pod(logs: &Path, uid: &str) {
-    let suffix = format!("_{uid}");
-    for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|n| n.ends_with(&suffix)) {
-            let _ = fs::remove_dir_all(entry.path());
+/// Removes the logs of a pod of which only the uid is known. Directories are
+/// `<namespace>_<name>_<uid>`.
+///
+/// # Errors
+/// When they cannot be removed.
+pub(crate) fn remove_pod(logs: &Path, uid: &str) -> io::Result<()> {
+    for entry in fs::read_dir(logs)? {
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(|name| name.rsplit_once('_')).is_some_and(|(_, u)| u == uid) {
+            match fs::remove_dir_all(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
     }
+    Ok(())
 }
 
 /// Removes links into `logs` whose file is gone; others' links stay.
@@ -117,7 +125,7 @@ mod tests {
         for name in ["n_p_uid-1/c", "n_p_uid-11/c", "n_p_other/c"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
-        remove_pod(dir.path(), "uid-1");
+        remove_pod(dir.path(), "uid-1").unwrap();
         assert!(!dir.path().join("n_p_uid-1").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
@@ -128,5 +136,17 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n"}})).unwrap();
         let path = link_path(Path::new("/l"), &pod, "c", &"f".repeat(64));
         assert_eq!(path.file_name().unwrap().len(), 255);
+    }
+
+    #[test]
+    fn only_the_logs_of_the_pod_go() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a_p_u-1/c", "b_q_u-1/c", "a_p_u-11/c", "a_u-1_u-2/c", "u-1"] {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+        }
+        remove_pod(root.path(), "u-1").unwrap();
+        let mut left: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a_p_u-11", "a_u-1_u-2", "u-1"]);
     }
 }

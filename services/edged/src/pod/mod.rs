@@ -7,6 +7,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod checkpoint;
+pub(crate) mod clean;
 pub(crate) mod failure;
 pub(crate) mod labels;
 pub(crate) mod memory;
@@ -14,7 +15,6 @@ pub(crate) mod observed;
 pub(crate) mod perform;
 pub(crate) mod plan;
 pub(crate) mod priority;
-pub(crate) mod resize;
 pub(crate) mod spec;
 pub(crate) mod status;
 pub(crate) mod statuses;

@@ -2,6 +2,7 @@
 //! reports that it reads. The protocol is the real one, of `skerry_sync`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -69,7 +70,19 @@ impl View for KindView<'_> {
 }
 
 impl Hub {
+    /// For an agent in this process.
     pub(crate) async fn start() -> (Arc<Self>, PipeConnector, drain::Trigger) {
+        let (listener, connector) = skerry_rpc::pipe();
+        let (hub, trigger) = Self::listen(Listen::Pipe(listener)).await;
+        (hub, connector, trigger)
+    }
+
+    /// For an agent in a process of its own.
+    pub(crate) async fn start_at(socket: &Path) -> (Arc<Self>, drain::Trigger) {
+        Self::listen(Listen::Unix { path: socket.to_owned(), mode: 0o600 }).await
+    }
+
+    async fn listen(listen: Listen) -> (Arc<Self>, drain::Trigger) {
         let hub = Arc::new(Self {
             kinds: Mutex::default(),
             version: Mutex::new(0),
@@ -80,18 +93,17 @@ impl Hub {
             reviewed: Mutex::default(),
             reviews_cut_off: AtomicBool::new(false),
         });
-        let (listener, connector) = skerry_rpc::pipe();
         let policy = Policy::new()
             .allow("skerry.sync.v1.Source", &[Caller::Local])
             .allow("skerry.sync.v1.Sink", &[Caller::Local])
             .allow("skerry.review.v1.Reviews", &[Caller::Local]);
-        let bound = Server::bind(ServerConfig::new("edgehub", Listen::Pipe(listener), policy)).await.unwrap();
+        let bound = Server::bind(ServerConfig::new("edgehub", listen, policy)).await.unwrap();
         let (trigger, watch) = drain::channel(Duration::from_secs(1));
         let routes = tonic::service::Routes::new(SourceServer::new(Served(Arc::clone(&hub))))
             .add_service(SinkServer::new(Served(Arc::clone(&hub))))
             .add_service(ReviewsServer::new(Served(Arc::clone(&hub))));
         tokio::spawn(bound.serve(routes, watch));
-        (hub, connector, trigger)
+        (hub, trigger)
     }
 
     /// The owner of a token, or of a certificate with this name, is known.

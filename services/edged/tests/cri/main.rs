@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod api;
+mod churn;
 mod conformance;
 mod eviction;
 mod hub;
 mod images;
+mod ledger;
+mod left;
 mod lifecycle;
 mod logs;
 mod node;
@@ -14,6 +17,7 @@ mod resources;
 mod security;
 mod server;
 mod shutdown;
+mod wear;
 
 use std::fs;
 use std::path::Path;

@@ -6,7 +6,6 @@
 
 mod hooks;
 mod place;
-mod resize;
 mod start;
 mod stop;
 
@@ -18,6 +17,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tonic::Status;
 
 use super::backoff::RETRY;
+use super::clean;
 use super::memory::{Memory, Volumes};
 use super::observed::Observed;
 use super::plan::Step;
@@ -69,7 +69,6 @@ pub(crate) async fn perform(
             let start = start::Start { name, sandbox_id, restart_count: *restart_count, committed };
             start::start(context, pod, seen, memory, start).await
         }
-        Step::ResizeContainer { id, name } => resize::resize(context, pod, memory, name, id).await,
         Step::StopContainers(stops) => stop::stop(context, pod, seen, memory, stops).await,
         Step::CleanUp => clean_up(context, pod, memory).await,
         Step::Finished => Done::Yes,
@@ -183,20 +182,10 @@ fn remove_log(context: &Context, pod: &Pod, seen: &Observed, id: &str) {
 }
 
 async fn clean_up(context: &Arc<Context>, pod: &Arc<Pod>, memory: &mut Memory) -> Done {
-    let (shared, spec) = (Arc::clone(context), Arc::clone(pod));
-    let result = tokio::task::spawn_blocking(move || {
-        shared.cgroups.remove_pod(spec.uid())?;
-        let logs = sandbox_config::log_dir(&shared.log_dir, &spec);
-        match std::fs::remove_dir_all(&logs) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        volumes::clean_up(&PodDir::new(&shared.root, spec.uid()))?;
-        shared.user_namespaces.release(spec.uid());
-        Ok(())
-    })
-    .await
-    .unwrap_or_else(|_| Err(io::Error::other("the cleaning task ended")));
+    let (shared, uid) = (Arc::clone(context), pod.uid().to_owned());
+    let result = tokio::task::spawn_blocking(move || clean::clean_up(&shared, &uid))
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the cleaning task ended")));
     match result {
         Ok(()) => {
             memory.cleaned = true;

@@ -72,11 +72,6 @@ pub(crate) enum Step {
         sandbox_id: String,
         restart_count: u32,
     },
-    /// Give a running container the resources of the spec.
-    ResizeContainer {
-        id: String,
-        name: String,
-    },
     /// All at the same time.
     StopContainers(Vec<Stop>),
     RemoveContainer {
@@ -136,5 +131,3 @@ pub(crate) fn plan(view: &View<'_>) -> Plan {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod world;
