@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::failure::{Failure, Result};
 use crate::ui::{self, Output};
-use crate::{check, cloud, down, edge, join, net, node, reset, runtime, status, token, up};
+use crate::{check, edge, join, reset, status};
+#[cfg(feature = "cloud")]
+use crate::{cloud, down, net, node, runtime, token, up};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 not found, 3 credential refused, 4 unreachable, 64 wrong usage.";
@@ -32,8 +34,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a whole system on this machine, on an embedded control plane.
+    #[cfg(feature = "cloud")]
     Up(up::UpArgs),
     /// Stop what `up` started, and leave nothing behind.
+    #[cfg(feature = "cloud")]
     Down(down::DownArgs),
     /// Make this machine a node.
     Join(join::JoinArgs),
@@ -42,14 +46,18 @@ pub(crate) enum Command {
     /// Run the services of a node: edgehub and edged in one process.
     Edge(edge::EdgeArgs),
     /// Run the embedded control plane and the cloud services in one process.
+    #[cfg(feature = "cloud")]
     Cloud(cloud::CloudArgs),
     /// Run a private containerd (used by `up`).
+    #[cfg(feature = "cloud")]
     #[command(hide = true)]
     Runtime(runtime::RuntimeArgs),
     /// Make, list and revoke join tokens.
+    #[cfg(feature = "cloud")]
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Throw nodes out.
+    #[cfg(feature = "cloud")]
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Show how the control plane and the nodes are, or how this node is.
@@ -57,6 +65,7 @@ pub(crate) enum Command {
     /// Show what is missing on this machine, and how to mend it.
     Check(check::CheckArgs),
     /// Show bytes by node and kind.
+    #[cfg(feature = "cloud")]
     Net(net::NetArgs),
     /// Show the version.
     Version(VersionArgs),
@@ -83,8 +92,11 @@ impl Command {
     /// Whether the command is a service that logs, rather than a tool that prints.
     pub(crate) fn is_service(&self) -> bool {
         match self {
+            #[cfg(feature = "cloud")]
             Self::Up(args) => args.stays(),
-            Self::Edge(_) | Self::Cloud(_) | Self::Runtime(_) => true,
+            #[cfg(feature = "cloud")]
+            Self::Cloud(_) | Self::Runtime(_) => true,
+            Self::Edge(_) => true,
             _ => false,
         }
     }
@@ -92,17 +104,24 @@ impl Command {
     /// Does it.
     pub(crate) async fn run(self) -> Result<()> {
         match self {
+            #[cfg(feature = "cloud")]
             Self::Up(args) => up::run(args).await,
+            #[cfg(feature = "cloud")]
             Self::Down(args) => down::run(args).await,
             Self::Join(args) => join::run(args).await,
             Self::Reset(args) => reset::run(args).await,
             Self::Edge(args) => edge::run(args).await,
+            #[cfg(feature = "cloud")]
             Self::Cloud(args) => cloud::run(args).await,
+            #[cfg(feature = "cloud")]
             Self::Runtime(args) => runtime::run(args).await,
+            #[cfg(feature = "cloud")]
             Self::Token(command) => token::run(command).await,
+            #[cfg(feature = "cloud")]
             Self::Node(command) => node::run(command).await,
             Self::Status(args) => status::run(args).await,
             Self::Check(args) => check::run(args).await,
+            #[cfg(feature = "cloud")]
             Self::Net(args) => net::run(args).await,
             Self::Version(args) => version(&args),
             Self::Completion(args) => completion(args.shell),

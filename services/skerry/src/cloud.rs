@@ -15,7 +15,7 @@ use skerry_edgecontroller::EdgeController;
 use skerry_rpc::Listen;
 
 use crate::failure::{Context as _, Failure, Result};
-use crate::process::write_atomically;
+use crate::files::write_atomically;
 use crate::tasks::Tasks;
 use crate::up::state::{Ports, State};
 use crate::{cluster, kubernetes, places};

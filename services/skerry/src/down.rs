@@ -5,15 +5,14 @@
 //! do, so it also works after a crash, twice, and when half is missing already. Only things below the
 //! directory, or named after it, are touched.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use nix::mount::{MntFlags, umount2};
 use skerry_edged::private_runtime::PrivateRuntime;
 
 use crate::failure::{Context as _, Failure, Result};
+use crate::files::remove_dir;
 use crate::supervise::Places;
 use crate::ui::{self, Steps};
 use crate::up::state::State;
@@ -64,7 +63,7 @@ pub(crate) async fn run(args: DownArgs) -> Result<()> {
 /// A directory that `up` made has at least one of these.
 fn is_ours(dir: &Path) -> bool {
     ["units", "logs", "run"].iter().any(|sub| dir.join(sub).is_dir())
-        || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+        || std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 async fn stop_processes(places: &Places) -> Result<()> {
@@ -93,37 +92,6 @@ async fn remove_runtime(dir: &Path, state: &State) -> Result<()> {
         .or_fail(|| "cannot remove the container runtime".into())
 }
 
-/// Detaches every mount below the directory, then removes it.
-pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
-    unmount_below(dir);
-    match fs::remove_dir_all(dir) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => {
-            Err(Failure::new(format!("cannot remove {}", dir.display())).because(&error).cure("run it again as root"))
-        }
-    }
-}
-
-fn unmount_below(dir: &Path) {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points: Vec<PathBuf> =
-        table.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p))).collect();
-    // The last one first: a mount may lie on another one.
-    for point in points.iter().rev().filter(|p| p.starts_with(dir)) {
-        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
-            tracing::warn!(point = %point.display(), %error, "cannot unmount");
-        }
-    }
-}
-
-/// The kernel writes blanks, tabs, newlines and backslashes as three octal digits.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (code, character)| text.replace(code, character))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -136,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_that_is_not_ours_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("precious"), "x").unwrap();
+        std::fs::write(dir.path().join("precious"), "x").unwrap();
         let failure = run(args(dir.path())).await.unwrap_err();
         assert_eq!(failure.code, skerry_common::exit::USAGE);
         assert!(dir.path().join("precious").exists());
@@ -146,10 +114,5 @@ mod tests {
     async fn nothing_to_do_is_no_failure() {
         let dir = tempfile::tempdir().unwrap();
         run(args(&dir.path().join("none"))).await.unwrap();
-    }
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
     }
 }

@@ -22,7 +22,7 @@ use skerry_proto::edge::v1::edge_client::EdgeClient;
 use tonic::Request;
 
 use crate::failure::{Context as _, Failure, Result};
-use crate::process::write_atomically;
+use crate::files::write_atomically;
 use crate::tasks::Tasks;
 use crate::{dial, notify, places};
 

@@ -2,32 +2,50 @@
 //!
 //! Arguments, telemetry, the command, the exit code: everything else is in the modules. A wrong
 //! command line ends with 64, a failed command with the code of its [`failure::Failure`].
+//!
+//! Without the feature `cloud` this is the program for nodes: the same commands, less those that need
+//! a cluster.
+
+#![cfg_attr(not(feature = "cloud"), allow(dead_code, reason = "ports and words of the commands for clusters"))]
 
 mod check;
 mod cli;
+#[cfg(feature = "cloud")]
 mod cloud;
+#[cfg(feature = "cloud")]
 mod cluster;
 mod dial;
+#[cfg(feature = "cloud")]
 mod down;
 mod edge;
 mod failure;
+mod files;
+#[cfg(feature = "cloud")]
 mod hub;
 mod join;
+#[cfg(feature = "cloud")]
 mod kubernetes;
+#[cfg(feature = "cloud")]
 mod net;
+#[cfg(feature = "cloud")]
 mod node;
 mod notify;
 mod places;
 mod pods;
+#[cfg(feature = "cloud")]
 mod process;
 mod reset;
+#[cfg(feature = "cloud")]
 mod runtime;
 mod status;
+#[cfg(feature = "cloud")]
 mod supervise;
 mod systemd;
 mod tasks;
+#[cfg(feature = "cloud")]
 mod token;
 mod ui;
+#[cfg(feature = "cloud")]
 mod up;
 
 use std::process::ExitCode;

@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Context as _, Failure, Result};
+use crate::failure::{Context as _, Result};
+use crate::files::write_atomically;
 
 /// How often a process that is to end is looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -104,25 +105,6 @@ fn stat(pid: i32) -> Option<(u64, char)> {
 
 fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-/// Writes a file so that a reader, also after a crash, sees the old or the new one.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-
-    let what = || format!("cannot write {}", path.display());
-    let parent = path.parent().ok_or_else(|| Failure::new(what()).cause("it has no directory"))?;
-    fs::create_dir_all(parent).or_fail(what)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    // Two processes may write the same file: the last one wins, whole.
-    name.push(format!(".{}.new", std::process::id()));
-    let new = parent.join(name);
-    let _ = fs::remove_file(&new);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new).or_fail(what)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).or_fail(what)?;
-    fs::rename(&new, path).or_fail(what)?;
-    fs::File::open(parent).and_then(|d| d.sync_all()).or_fail(what)
 }
 
 #[cfg(test)]

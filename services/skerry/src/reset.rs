@@ -11,7 +11,7 @@ use clap::Args;
 use crate::edge::EdgeConfig;
 use crate::failure::{Failure, Result};
 use crate::ui::{self, Steps};
-use crate::{check, down, places, pods, systemd};
+use crate::{check, files, places, pods, systemd};
 
 /// Options of `skerry reset`.
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: ResetArgs) -> Result<()> {
         }
     }
     let removed = dir.clone();
-    tokio::task::spawn_blocking(move || down::remove_dir(&removed))
+    tokio::task::spawn_blocking(move || files::remove_dir(&removed))
         .await
         .map_err(|error| Failure::new("cannot remove the directory").because(&error))??;
     steps.done(format!("{} removed", dir.display()));

@@ -21,7 +21,8 @@ use skerry_common::{Backoff, drain};
 use tokio::process::{Child, Command};
 
 use crate::failure::{Context as _, Result};
-use crate::process::{Record, write_atomically};
+use crate::files::write_atomically;
+use crate::process::Record;
 
 /// How often wish and reality are compared.
 const TICK: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use crate::failure::{Context as _, Failure, Result};
-use crate::process::write_atomically;
+use crate::files::write_atomically;
 
 const UNIT: &str = "skerry-edge.service";
 const UNIT_PATH: &str = "/etc/systemd/system/skerry-edge.service";

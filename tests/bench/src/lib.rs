@@ -4,9 +4,12 @@
 //! missed. Nothing here is a test: figures depend on the machine, promises about behaviour do not.
 
 pub mod cluster;
+pub mod cri;
 pub mod edge;
 pub mod figures;
+pub mod machine;
 pub mod node;
+pub mod pods;
 pub mod proc;
 
 use std::process::ExitCode;

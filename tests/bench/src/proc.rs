@@ -44,9 +44,21 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn resident_kib(&self) -> anyhow::Result<f64> {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The part of the resident memory that is not the program's own pages, in KiB.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn anonymous_kib(&self) -> anyhow::Result<f64> {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, field: &str) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .with_context(|| format!("{} is gone", self.name))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find(|line| line.starts_with(field)).with_context(|| format!("no {field}"))?;
         Ok(line.split_whitespace().nth(1).context("no value")?.parse()?)
     }
 
@@ -63,6 +75,33 @@ impl Process {
         Ok((field(11)? + field(12)?) / TICKS)
     }
 
+    /// Threads that it has.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn threads(&self) -> anyhow::Result<usize> {
+        self.count("task")
+    }
+
+    /// File descriptors that it has open.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        self.count("fd")
+    }
+
+    fn count(&self, what: &str) -> anyhow::Result<usize> {
+        let entries = std::fs::read_dir(format!("/proc/{}/{what}", self.pid()));
+        Ok(entries.with_context(|| format!("{} is gone", self.name))?.count())
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Share of one core that it uses over a time.
     ///
     /// # Errors
@@ -77,6 +116,10 @@ impl Process {
 impl Drop for Process {
     #[expect(clippy::disallowed_methods, reason = "a drop cannot await, and the benchmark is over")]
     fn drop(&mut self) {
+        // Its id may belong to another process by now.
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         for _ in 0..50 {

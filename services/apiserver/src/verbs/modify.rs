@@ -169,11 +169,6 @@ fn merge_parts(resource: &Resource, subresource: &str, new: &mut Value, old: &Va
             }
             *new = merged;
         }
-        "resize" => {
-            let mut merged = old.clone();
-            kinds::pod::take_resources(&mut merged, new);
-            *new = merged;
-        }
         "finalize" => {
             let finalizers = new.pointer("/spec/finalizers").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
             let mut merged = old.clone();
@@ -219,7 +214,7 @@ fn check(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Re
             ));
         }
     }
-    if changes_the_wanted_state(subresource) {
+    if matches!(subresource, "" | "ephemeralcontainers") {
         kinds::validate(&resource.storage, new, Some((old, subresource)), &mut errors);
     }
     if errors.is_empty() {

@@ -14,7 +14,6 @@ mod down;
 mod fence;
 mod hub;
 mod join;
-mod mirror;
 mod proofs;
 mod reviews;
 mod spine;

@@ -59,7 +59,9 @@ impl Finding {
     }
 }
 
-pub(crate) use runtime::{SOCKETS, find as find_program, socket_path};
+#[cfg(feature = "cloud")]
+pub(crate) use runtime::find as find_program;
+pub(crate) use runtime::{SOCKETS, socket_path};
 
 /// Options of `skerry check`.
 #[derive(Debug, Args)]

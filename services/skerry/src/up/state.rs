@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context as _, Result};
+use crate::files::write_atomically;
 use crate::places;
-use crate::process::write_atomically;
 
 const FILE: &str = "up.json";
 

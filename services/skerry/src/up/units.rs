@@ -12,7 +12,7 @@ use skerry_cloudhub::SourceConfig;
 use super::state::{Ports, State};
 use crate::edge::EdgeConfig;
 use crate::failure::{Context as _, Failure, Result};
-use crate::process::write_atomically;
+use crate::files::write_atomically;
 use crate::supervise::{Places, Unit};
 use crate::{cloud, cluster, places};
 
