@@ -61,7 +61,9 @@ impl Machine {
             "trustDomain": cluster.trust_domain(),
             "runtimeEndpoint": containerd.socket(),
             "podLogDir": logs,
+            "cgroupRoot": containerd.cgroup_root(),
             "adminListen": format!("127.0.0.1:{admin_port}"),
+            "kubeletListen": format!("127.0.0.1:{}", admin_port + 2),
         });
         std::fs::write(data.join("edge.yaml"), config.to_string())?;
         let mut machine = Self { agent: None, name, program: program.to_owned(), data, logs, link, containerd };

@@ -147,6 +147,7 @@ impl Churn {
         let text = json!({
             "nodeName": format!("node-{}", std::process::id()), "rootDir": dir.join("edged"),
             "podLogDir": dir.join("logs"), "runtimeEndpoint": containerd.socket(), "edgehub": socket,
+            "cgroupRoot": containerd.cgroup_root(), "node": { "evictionHard": {} },
         });
         std::fs::write(&config, text.to_string()).unwrap();
         let places = Places::of(&mut containerd);

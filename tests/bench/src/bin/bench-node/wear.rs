@@ -80,7 +80,7 @@ impl Look {
             descriptors: agent.descriptors()? as f64,
             threads: agent.threads()? as f64,
             mounts: mounts.count() as f64,
-            groups: pod_groups(Path::new("/sys/fs/cgroup"), 3) as f64,
+            groups: pod_groups(Path::new("/sys/fs/cgroup"), &machine.containerd.cgroup_root(), 3) as f64,
             files: (entries(&pods) + entries(machine.logs_dir())) as f64,
             containers: runtime.of_edged().await?.len() as f64,
         })
@@ -91,14 +91,13 @@ fn entries(dir: &Path) -> usize {
     std::fs::read_dir(dir).map(Iterator::count).unwrap_or_default()
 }
 
-/// Control groups of pods below the one of edged.
-fn pod_groups(dir: &Path, depth: usize) -> usize {
+/// Control groups of pods below the one of the node.
+fn pod_groups(dir: &Path, root: &str, depth: usize) -> usize {
     let Ok(all) = std::fs::read_dir(dir) else { return 0 };
     let below = all.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| {
-        let name = e.file_name().to_string_lossy().into_owned();
-        let ours = e.path().to_string_lossy().contains("skerrypods");
-        usize::from(ours && name.contains("pod") && name != "skerrypods")
-            + if depth > 0 { pod_groups(&e.path(), depth - 1) } else { 0 }
+        let of_pod =
+            e.file_name().to_string_lossy().starts_with("pod") && e.path().components().any(|c| c.as_os_str() == root);
+        usize::from(of_pod) + if depth > 0 { pod_groups(&e.path(), root, depth - 1) } else { 0 }
     });
     below.sum()
 }
