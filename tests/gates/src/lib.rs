@@ -34,8 +34,8 @@ pub fn metadata() -> anyhow::Result<Metadata> {
         .context("run cargo metadata")
 }
 
-/// Every file below the root with one of these extensions, without build output and hidden
-/// directories, sorted.
+/// Every file below the root with one of these extensions, without build output, hidden directories
+/// and what others wrote (`vendor`), sorted.
 ///
 /// # Errors
 /// When a directory cannot be read.
@@ -46,7 +46,7 @@ pub fn files(extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
         for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with('.') || name == "target" || name == "node_modules" {
+            if name.starts_with('.') || ["target", "node_modules", "vendor"].contains(&&*name) {
                 continue;
             }
             if path.is_dir() {

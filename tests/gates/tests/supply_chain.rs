@@ -78,13 +78,47 @@ fn nothing_banned_old_or_double_is_shipped() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Packages that are here with a change of ours; `vendor/README.md` beside each says why.
+const VENDORED: &[&str] = &["h2"];
+
 #[test]
 fn every_package_comes_from_the_registry() -> anyhow::Result<()> {
+    let members: BTreeSet<String> =
+        skerry_gates::metadata()?.workspace_packages().iter().map(|p| p.name.to_string()).collect();
     let lock = std::fs::read_to_string(skerry_gates::root()?.join("Cargo.lock"))?;
-    for line in lock.lines() {
-        if let Some(source) = line.strip_prefix("source = ") {
-            assert_eq!(source.trim_matches('"'), REGISTRY, "Cargo.lock");
+    let mut vendored = Vec::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let field = |name: &str| {
+            let line = package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+            line.map(|value| value.trim_matches('"').to_owned())
+        };
+        let name = field("name").unwrap_or_default();
+        match field("source") {
+            Some(source) => assert_eq!(source, REGISTRY, "{name} in Cargo.lock"),
+            None if members.contains(&name) => {}
+            None => vendored.push(name),
         }
+    }
+    assert_eq!(vendored, VENDORED, "packages without a source");
+    Ok(())
+}
+
+/// What is vendored differs from the release by its patch and nothing else that the patch does not show.
+#[test]
+fn the_patch_of_a_vendored_package_is_applied() -> anyhow::Result<()> {
+    let vendor = skerry_gates::root()?.join("services/rpc/vendor");
+    for name in VENDORED {
+        // `git apply` wants a path from the top of the repository.
+        let output = Command::new("git")
+            .args(["apply", "--check", "--reverse", "--verbose"])
+            .arg(format!("--directory=services/rpc/vendor/{name}"))
+            .arg(vendor.join(format!("{name}.patch")))
+            .current_dir(skerry_gates::root()?)
+            .output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {errors}");
+        // Outside a repository, or for paths that it does not know, git skips files and is content.
+        assert!(!errors.contains("Skipped"), "{name}: {errors}");
     }
     Ok(())
 }
