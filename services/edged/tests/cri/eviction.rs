@@ -1,10 +1,13 @@
-//! Evictions: limits of a pod's own, a full disk, too little memory.
+//! Reservations, and evictions: limits of a pod's own, a full disk, too little memory.
 
+use std::fs;
 use std::path::Path;
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
+use skerry_common::kinds;
 
 use crate::node::{IMAGE, Node, condition, wait};
 
@@ -124,4 +127,29 @@ async fn without_memory_the_least_important_pod_goes_and_critical_ones_stay() {
     let again = "EvictionThresholdMet";
     wait(again, || node.hub.events(&node.name, again).len() > 1, || format!("{:#?}", node.all_events())).await;
     assert_eq!(condition(&node.status("uid-critical"), "Ready"), "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_reserved_is_not_for_pods() {
+    const RESERVED: i64 = 1 << 30;
+    let node = Node::start_with(|config| {
+        config.kube_reserved.insert("memory".into(), Quantity("1Gi".into()));
+    })
+    .await;
+    node.put_pod("p", "uid-p", pod("true", json!({})));
+    node.until_running("uid-p").await;
+    let amount = |list: &str| {
+        let status = node.hub.newest(kinds::NODE_STATUS, "").unwrap();
+        let text = status["status"][list]["memory"].as_str().unwrap().to_owned();
+        text.trim_end_matches("Ki").parse::<i64>().unwrap() * 1024
+    };
+    assert_eq!(amount("capacity") - amount("allocatable"), RESERVED);
+    // All pods together have no more either.
+    let root = node.containerd.cgroup_root();
+    let limit = || {
+        let files = [format!("memory/{root}/memory.limit_in_bytes"), format!("{root}/memory.max")];
+        let read = |file: &String| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
+        files.iter().find_map(read).and_then(|text| text.trim().parse::<i64>().ok())
+    };
+    wait("the limit", || limit() == Some(amount("allocatable")), || format!("{:?}", limit())).await;
 }
