@@ -36,11 +36,11 @@ pub(crate) fn is_pull_error(reason: &str) -> bool {
     matches!(reason, ERR_PULL | REGISTRY_UNAVAILABLE)
 }
 
-/// What a runtime says when a registry is not there, in the words of the network's library.
-const UNAVAILABLE: [&str; 11] = [
+/// What a runtime says when a registry is not there, in the words of the network's library. A name that
+/// nobody knows is not among them: it is wrong, or was never right.
+const UNAVAILABLE: [&str; 10] = [
     "connection refused",
     "connection reset",
-    "no such host",
     "network is unreachable",
     "no route to host",
     "i/o timeout",
@@ -261,6 +261,7 @@ mod tests {
         let corrupt = of("failed commit on ref \"layer\": unexpected commit digest sha256:1, expected sha256:2");
         assert_eq!(corrupt.reason, ERR_PULL);
         assert!(corrupt.message.contains("corrupt"));
+        assert_eq!(of("dial tcp: lookup registry.invalid: no such host").reason, ERR_PULL);
         assert_eq!(of("not found").message, "failed to pull image \"a:1\": not found");
     }
 }
