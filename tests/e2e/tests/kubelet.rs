@@ -270,6 +270,8 @@ impl Api {
             }
         };
         tokio::time::timeout(PATIENCE, begun).await.unwrap_or_else(|_| panic!("{path} did not begin"));
+        let upgraded = seen.starts_with(b"HTTP/1.1 101");
+        assert_eq!(upgraded, !headers.is_empty(), "{path}: {}", String::from_utf8_lossy(&seen));
         Box::new(stream)
     }
 }
@@ -308,6 +310,7 @@ fn clients_that_are_killed_leave_no_stream_task_or_process() {
                      sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: ";
     let exec = format!("{websocket}v4.channel.k8s.io\r\n");
     let forward = format!("{websocket}v4.channel.k8s.io\r\n");
+    let log = format!("{websocket}binary.k8s.io\r\n");
     let api = Api::new(&system);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -316,7 +319,10 @@ fn clients_that_are_killed_leave_no_stream_task_or_process() {
         for number in 0..CLIENTS {
             let switched = "101 Switching Protocols";
             clients.push(match number % 5 {
-                0 => api.begin(&format!("{pod}/log?container=lines&follow=true&tailLines=1"), "", "line ").await,
+                0 => {
+                    let headers = if number % 2 == 0 { "" } else { &log };
+                    api.begin(&format!("{pod}/log?container=lines&follow=true&tailLines=1"), headers, "line ").await
+                }
                 1 => {
                     let command = format!("command=sh&command=-c&command=echo+up;sleep+{WORD}{number};true");
                     api.begin(&format!("{pod}/exec?container=lines&stdout=1&{command}"), &exec, "up").await
