@@ -37,7 +37,6 @@ mod resources;
 mod runtime;
 mod server;
 mod static_pods;
-#[allow(dead_code, reason = "the node's API reads it")]
 mod stats;
 mod userns;
 mod volumes;
