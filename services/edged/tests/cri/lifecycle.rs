@@ -73,11 +73,12 @@ async fn a_hook_before_the_stop_has_the_grace_period_and_no_more() {
     let node = Node::start().await;
     let mut container = shell("trap '' TERM; while true; do sleep 0.1; done");
     container["lifecycle"] = json!({"preStop": exec("sleep 1000")});
-    let mut broken = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");
+    let mut broken = shell("trap 'exit 0' TERM; echo up; while true; do sleep 0.1 & wait $!; done");
     broken["name"] = "broken".into();
     broken["lifecycle"] = json!({"preStop": {"httpGet": {"port": 1, "path": "/"}}});
     node.put_pod("p", "uid-1", json!({"containers": [container, broken]}));
     node.until_running("uid-1").await;
+    wait("the trap", || node.log("p", "uid-1", "broken", 0).contains("up"), String::new).await;
     let began = Instant::now();
     node.delete_gracefully("p", 3);
     node.until_event("uid-1", "FailedPreStopHook", "PreStopHook failed").await;
