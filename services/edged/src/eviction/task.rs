@@ -99,9 +99,10 @@ impl EvictionTask {
         if !self.context.health.borrow().answers || !self.context.objects.in_sync(kinds::POD) {
             return verdict.crossed;
         }
-        if self.images_at.is_none_or(|at| at.elapsed() >= IMAGES_EVERY) {
+        // Just after a start of the runtime it is not known yet where images lie.
+        let due = self.images_at.is_none_or(|at| at.elapsed() >= IMAGES_EVERY) && signals.image_fs.is_some();
+        if due && self.reclaim_images(&signals, Why::Thresholds).await {
             self.images_at = Some(Instant::now());
-            self.reclaim_images(&signals, Why::Thresholds).await;
         }
         if self.local_at.is_none_or(|at| at.elapsed() >= LOCAL_EVERY) {
             self.local_at = Some(Instant::now());
@@ -115,12 +116,15 @@ impl EvictionTask {
         verdict.crossed
     }
 
-    async fn reclaim_images(&mut self, signals: &Signals, why: Why) {
+    /// Whether the images could be looked at.
+    async fn reclaim_images(&mut self, signals: &Signals, why: Why) -> bool {
         let now = self.now();
         let result = self.reclaimer.images(&self.context, &self.config, signals, why, now).await;
         if let Err(status) = result {
             tracing::warn!(code = ?status.code(), "images not looked at");
+            return false;
         }
+        true
     }
 
     async fn reclaim_ended_pods(&self) {
