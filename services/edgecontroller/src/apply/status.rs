@@ -19,6 +19,10 @@ use crate::trim::quick_hash;
 /// Lists with a merge key that the node owns as a whole: they are replaced.
 const REPLACED: [&str; 4] = ["podIPs", "hostIPs", "addresses", "volumesAttached"];
 
+/// Conditions of a pod that only its node sets and that it also takes back: they go when a report is
+/// without them.
+const TAKEN_BACK: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// Attempts against concurrent writers, where the server has no strategic merge.
 const ATTEMPTS: usize = 4;
 
@@ -65,7 +69,7 @@ impl Applier {
         status: &Map<String, Value>,
     ) -> Result<u64, ApiError> {
         if !self.written.plain.load(Ordering::Relaxed) {
-            let patch = with_uid(json!({ "status": strategic(status) }), uid);
+            let patch = with_uid(json!({ "status": strategic(kind, status) }), uid);
             match self.api.patch_status(kind, key, &patch).await {
                 Ok(object) => return Ok(status_hash(&object.data)),
                 Err(ApiError::UnsupportedPatch) => self.written.plain.store(true, Ordering::Relaxed),
@@ -78,7 +82,7 @@ impl Applier {
             if uid.is_some_and(|uid| found.metadata.uid.as_deref() != Some(uid)) {
                 return Err(ApiError::Conflict("it has another uid".to_owned()));
             }
-            let merged = merge_conditions(found.data.get("status"), status);
+            let merged = merge_conditions(kind, found.data.get("status"), status);
             let mut patch = with_uid(json!({ "status": merged }), uid);
             if let (Some(version), Some(patch)) = (found.metadata.resource_version, patch.as_object_mut()) {
                 let meta = patch.entry("metadata").or_insert_with(|| json!({}));
@@ -115,8 +119,13 @@ fn status_hash(data: &Value) -> u64 {
 }
 
 /// The status with the directives of a strategic merge patch.
-fn strategic(status: &Map<String, Value>) -> Map<String, Value> {
+fn strategic(kind: Kind, status: &Map<String, Value>) -> Map<String, Value> {
     let mut patch = status.clone();
+    if let Some(Value::Array(conditions)) = patch.get_mut("conditions").filter(|_| kind == Kind::Pod) {
+        let gone = TAKEN_BACK.iter().filter(|name| !conditions.iter().any(|c| c.get("type") == Some(&json!(name))));
+        let gone: Vec<Value> = gone.map(|name| json!({"$patch": "delete", "type": name})).collect();
+        conditions.extend(gone);
+    }
     for field in REPLACED {
         if let Some(Value::Array(list)) = patch.get_mut(field) {
             list.insert(0, json!({"$patch": "replace"}));
@@ -126,7 +135,7 @@ fn strategic(status: &Map<String, Value>) -> Map<String, Value> {
 }
 
 /// The status with the conditions of others kept.
-fn merge_conditions(current: Option<&Value>, status: &Map<String, Value>) -> Map<String, Value> {
+fn merge_conditions(kind: Kind, current: Option<&Value>, status: &Map<String, Value>) -> Map<String, Value> {
     let mut merged = status.clone();
     let Some(Value::Array(ours)) = merged.get_mut("conditions") else { return merged };
     let named = |condition: &Value| condition.get("type").and_then(Value::as_str).map(str::to_owned);
@@ -134,7 +143,8 @@ fn merge_conditions(current: Option<&Value>, status: &Map<String, Value>) -> Map
     let others = current.and_then(|c| c.get("conditions")).and_then(Value::as_array);
     for condition in others.into_iter().flatten() {
         let name = named(condition);
-        if name.is_some() && !present.contains(&name) {
+        let taken_back = kind == Kind::Pod && name.as_ref().is_some_and(|n| TAKEN_BACK.contains(&n.as_str()));
+        if name.is_some() && !present.contains(&name) && !taken_back {
             ours.push(condition.clone());
         }
     }
@@ -155,19 +165,35 @@ mod tests {
         let current =
             json!({"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]});
         let ours = object(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
-        let merged = merge_conditions(Some(&current), &ours);
+        let merged = merge_conditions(Kind::Pod, Some(&current), &ours);
         assert_eq!(
             merged.get("conditions").unwrap(),
             &json!([{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}])
         );
-        assert_eq!(merge_conditions(None, &ours), ours);
+        assert_eq!(merge_conditions(Kind::Pod, None, &ours), ours);
     }
 
     #[test]
     fn lists_of_the_node_are_replaced() {
-        let patch = strategic(&object(json!({"podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready"}]})));
+        let status = object(json!({"podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready"}]}));
+        let patch = strategic(Kind::Node, &status);
         assert_eq!(patch.get("podIPs").unwrap(), &json!([{"$patch": "replace"}, {"ip": "10.0.0.1"}]));
         assert_eq!(patch.get("conditions").unwrap(), &json!([{"type": "Ready"}]));
+    }
+
+    #[test]
+    fn a_condition_that_the_node_took_back_goes() {
+        let status = object(json!({"conditions": [{"type": "Ready"}, {"type": "PodResizePending"}]}));
+        let gone = json!({"$patch": "delete", "type": "PodResizeInProgress"});
+        let want = json!([{"type": "Ready"}, {"type": "PodResizePending"}, gone]);
+        assert_eq!(strategic(Kind::Pod, &status).get("conditions").unwrap(), &want);
+        assert_eq!(strategic(Kind::Node, &status), status);
+        let current = json!({"conditions": [{"type": "PodResizeInProgress"}, {"type": "lb"}]});
+        let merged = merge_conditions(Kind::Pod, Some(&current), &status);
+        assert_eq!(
+            merged.get("conditions").unwrap(),
+            &json!([{"type": "Ready"}, {"type": "PodResizePending"}, {"type": "lb"}])
+        );
     }
 
     #[test]

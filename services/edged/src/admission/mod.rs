@@ -4,9 +4,9 @@
 //! reason of the first check that says no; nothing of it is ever started. Invariants: a pod that was
 //! taken is never asked about again, also not by a later process; what is not known refuses nobody.
 
+mod fit;
 mod node;
 mod ports;
-mod requests;
 mod security;
 
 use std::collections::BTreeMap;
@@ -17,11 +17,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::eviction::Pressure;
 use crate::pod::failure::Failure;
+use crate::pod::resize::Pending;
 use crate::runtime::app_armor;
 use crate::runtime::sysctls::Allowlist;
-
-#[cfg(test)]
-use requests::requests;
 
 /// A pod that wants to run here.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +79,7 @@ const CHECKS: [Check; 10] = [
     node::pressure,
     security::sysctls,
     node::system,
-    requests::fit,
+    fit::resources,
     node::name,
     node::affinity,
     ports::free,
@@ -101,6 +99,22 @@ pub(crate) fn admit(candidate: &Candidate<'_>) -> Result<(), Failure> {
         refused: true,
         ..Failure::default()
     })
+}
+
+/// Whether a pod that runs here may have what it now wants.
+///
+/// # Errors
+/// Why it has to wait.
+pub(crate) fn resize(pod: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, Quantity>) -> Result<(), Pending> {
+    let Some(lack) = fit::lack(pod, others, allocatable) else { return Ok(()) };
+    let fit::Lack { name, requested, used, capacity } = lack;
+    if requested > capacity {
+        let message = format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
+        return Err(Pending { reason: "Infeasible", message });
+    }
+    let message =
+        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+    Err(Pending { reason: "Deferred", message })
 }
 
 #[cfg(test)]

@@ -86,17 +86,11 @@ fn what_does_not_fit_is_refused_with_the_kubelets_words() {
 }
 
 #[test]
-fn init_containers_count_with_the_sidecars_before_them() {
-    let c = |name: &str, cpu: &str| json!({"name": name, "resources": {"requests": {"cpu": cpu}}});
-    let mut sidecar = c("s", "300m");
-    sidecar["restartPolicy"] = "Always".into();
-    let spec = json!({
-        "initContainers": [c("first", "900m"), sidecar, c("second", "1")], "containers": [c("c", "100m")],
-        "overhead": {"cpu": "10m"}
-    });
-    assert_eq!(requests(&pod("p", &spec), "cpu"), 1310);
-    let limit_only = json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]});
-    assert_eq!(requests(&pod("p", &limit_only), "cpu"), 2000);
+fn a_resize_waits_for_others_or_for_ever() {
+    let allocatable = BTreeMap::from([("cpu".to_owned(), Quantity("2".into()))]);
+    let others = [Arc::new(pod("o", &asks("1", "0")))];
+    let reason = |cpu: &str| resize(&pod("p", &asks(cpu, "0")), &others, &allocatable).err().map(|p| p.reason);
+    assert_eq!((reason("1"), reason("1500m"), reason("3")), (None, Some("Deferred"), Some("Infeasible")));
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 pub(crate) const HASH: &str = "io.kubernetes.container.hash";
 pub(crate) const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+/// The resources that the container was created with. Ours: the kubelet keeps them in a file.
+pub(crate) const RESOURCES: &str = "skerry.io/resources";
 pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 const PORTS: &str = "io.kubernetes.container.ports";
 
@@ -60,6 +62,7 @@ pub(crate) fn annotations_of_container(
         (MESSAGE_PATH.to_owned(), spec::message_path(container).to_owned()),
         (MESSAGE_POLICY.to_owned(), container.termination_message_policy.clone().unwrap_or_else(|| "File".into())),
         (GRACE.to_owned(), pod.grace_seconds().to_string()),
+        (RESOURCES.to_owned(), super::resize::text(container)),
     ]);
     if let Some(ports) = container.ports.as_ref().filter(|p| !p.is_empty())
         && let Ok(text) = serde_json::to_string(ports)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::UnixMs;
 use super::backoff::{Delay, Retry};
+use super::resize::Pending;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -17,6 +18,8 @@ pub(crate) struct Memory {
     pub(crate) containers: BTreeMap<String, ContainerMemory>,
     /// Stopping or removing failed; tried again then.
     pub(crate) stop_retry: Retry,
+    /// A resize that the node cannot do now.
+    pub(crate) resize: Option<Pending>,
     /// Containers whose preStop hook has begun: it does not run twice.
     pub(crate) pre_stopped: BTreeSet<String>,
     /// Directories, mounts and control groups are gone.
@@ -39,6 +42,11 @@ pub(crate) struct ContainerMemory {
     pub(crate) crash: Option<Delay>,
     /// A start failed: pull, configuration, create or start.
     pub(crate) retry: Retry,
+    /// Resources that a running container was given since it was created: its id, and JSON.
+    pub(crate) resized: Option<(String, String)>,
+    /// Why the last attempt to do so failed, and when it is tried again.
+    pub(crate) resize_error: Option<String>,
+    pub(crate) resize_retry: Retry,
     /// What users see while it does not run.
     pub(crate) waiting: Option<Waiting>,
 }

@@ -15,6 +15,7 @@ pub(crate) mod observed;
 pub(crate) mod perform;
 pub(crate) mod plan;
 pub(crate) mod priority;
+pub(crate) mod resize;
 pub(crate) mod spec;
 pub(crate) mod status;
 pub(crate) mod statuses;

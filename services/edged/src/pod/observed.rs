@@ -52,6 +52,8 @@ pub(crate) struct Container {
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) hash: String,
+    /// The resources that it was created with, as JSON; empty when that is not known.
+    pub(crate) resources: String,
     /// Grace period in seconds that the pod had when this was created.
     pub(crate) grace_s: Option<i64>,
 }

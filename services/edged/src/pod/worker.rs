@@ -24,8 +24,10 @@ use super::memory::{Memory, Waiting};
 use super::observed::Observed;
 use super::perform::{Done, perform};
 use super::plan::{Desired, Plan, Step, View, plan};
+use super::resize::Allocation;
 use super::spec::PodExt;
 use super::status::{self, Inputs, backoff_message};
+use crate::admission;
 use crate::context::{Context, now_ms};
 use crate::events::{Kind, Subject};
 use crate::images;
@@ -78,6 +80,8 @@ pub(crate) struct Worker {
     /// What was reported last, also by an earlier process.
     known: Option<Arc<PodStatus>>,
     repeated: u64,
+    /// What its containers were given.
+    allocation: Allocation,
     /// Reason of the failure that was told as an Event.
     failed: Option<String>,
     /// When containers must have ended, and the grace that led to it.
@@ -106,6 +110,7 @@ impl Worker {
             reported: None,
             known: None,
             repeated: 0,
+            allocation: Allocation::default(),
             failed: None,
             end: None,
             references: 0,
@@ -146,6 +151,7 @@ impl Worker {
                     continue;
                 }
             };
+            self.allocate(&mut control);
             let now = now_ms();
             let desired = self.desired(&control, now);
             let (failure, deadline) = self.failure(&control, now);
@@ -186,6 +192,26 @@ impl Worker {
         let sent = sent.iter().flat_map(|s| s.conditions.iter().flatten());
         conditions.extend(sent.filter(|c| gates.iter().any(|g| g.condition_type == c.type_)).cloned());
         Some(status)
+    }
+
+    /// Puts into the pod the resources that it has or may have now.
+    fn allocate(&mut self, control: &mut Control) {
+        let context = Arc::clone(&self.context);
+        let fits = |pod: &Pod| {
+            let others: Vec<Arc<Pod>> = context
+                .objects
+                .pods()
+                .into_iter()
+                .filter(|other| other.uid() != pod.uid() && !context.statuses.ended(other.uid()))
+                .collect();
+            admission::resize(pod, &others, &context.learned().facts.allocatable)
+        };
+        let pod = Arc::make_mut(&mut control.pod);
+        self.memory.resize = self.allocation.settle(pod, self.known.as_deref(), fits);
+        if let Some(pending) = &self.memory.resize {
+            let reason = if pending.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+            self.context.events.record(&Subject::pod(pod), Kind::Warning, reason, &pending.message);
+        }
     }
 
     /// Why the node ends the pod, or when its deadline will pass.

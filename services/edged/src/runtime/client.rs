@@ -16,11 +16,11 @@ use skerry_proto::cri::v1::{
     AttachRequest, AuthConfig, Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerStats,
     ContainerStatsFilter, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, ExecRequest,
     ExecSyncRequest, ExecSyncResponse, FilesystemUsage, GetEventsRequest, Image, ImageFsInfoRequest, ImageSpec,
-    ImageStatusRequest, ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
-    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest, PortForwardRequest,
-    PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
-    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
-    StopPodSandboxRequest, VersionRequest, VersionResponse,
+    ImageStatusRequest, LinuxContainerResources, ListContainerStatsRequest, ListContainersRequest, ListImagesRequest,
+    ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest,
+    PortForwardRequest, PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
+    ReopenContainerLogRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse,
+    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest, VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, deadline};
@@ -148,6 +148,16 @@ impl Cri {
     pub(crate) async fn start_container(&self, id: &str) -> Reply<()> {
         let request = StartContainerRequest { container_id: id.to_owned() };
         self.runtime.clone().start_container(deadline(request, CHANGE)).await.map(drop)
+    }
+
+    /// Gives a running container other limits.
+    pub(crate) async fn update_resources(&self, id: &str, linux: LinuxContainerResources) -> Reply<()> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        self.runtime.clone().update_container_resources(deadline(request, CHANGE)).await.map(drop)
     }
 
     pub(crate) async fn stop_container(&self, id: &str, grace_s: i64) -> Reply<()> {

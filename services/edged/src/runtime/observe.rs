@@ -137,6 +137,7 @@ fn container_of(listed: &ListedContainer, status: ContainerStatus) -> Container 
         image: status.image.as_ref().map(|i| i.image.clone()).unwrap_or_default(),
         image_id: if status.image_ref.is_empty() { listed.image_ref.clone() } else { status.image_ref.clone() },
         hash: annotation(labels::HASH).unwrap_or_default().to_owned(),
+        resources: annotation(labels::RESOURCES).unwrap_or_default().to_owned(),
         grace_s: annotation(labels::GRACE).and_then(|t| t.parse().ok()),
     }
 }

@@ -273,3 +273,50 @@ async fn a_static_pod_runs_without_the_cloud_and_shows_in_it() {
     fs::write(node.manifests().join("bad.yaml"), "kind: Pod").unwrap();
     node.until_event(&node.name.clone(), "InvalidStaticPod", "bad.yaml").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_of_a_running_pod_change_in_place() {
+    let mut node = Node::start().await;
+    let resources = |cpu: &str, memory: &str| json!({"limits": {"cpu": cpu, "memory": memory}, "requests": {"cpu": "10m", "memory": "16Mi"}});
+    let mut container = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");
+    container["resources"] = resources("200m", "32Mi");
+    container["resizePolicy"] = json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"},
+        {"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    node.put_pod("p", "uid-1", json!({"terminationGracePeriodSeconds": 1, "containers": [container]}));
+    let first = node.until_running("uid-1").await;
+    assert_eq!(first["containerStatuses"][0]["resources"], resources("200m", "32Mi"));
+    assert_eq!(first["containerStatuses"][0]["allocatedResources"], json!({"cpu": "10m", "memory": "16Mi"}));
+    let change = |node: &Node, to: Value| {
+        let mut pod = node.hub.get(kinds::POD, "test", "p").unwrap();
+        pod["spec"]["containers"][0]["resources"] = to;
+        node.hub.put(kinds::POD, "test", "p", pod);
+    };
+    let id = |s: &Value| s["containerStatuses"][0]["containerID"].clone();
+    let given = |s: &Value, cpu: &str, memory: &str| s["containerStatuses"][0]["resources"] == resources(cpu, memory);
+    change(&node, resources("300m", "32Mi"));
+    let second = node.until("uid-1", "more CPU", |s| given(s, "300m", "32Mi")).await;
+    assert_eq!(id(&second), id(&first), "in place");
+    assert_eq!(condition(&second, "PodResizeInProgress"), "");
+    let short = id(&first).as_str().unwrap().trim_start_matches("containerd://").to_owned();
+    let info = node.ctr(&["containers", "info", &short]);
+    assert!(info.contains("\"quota\": 30000"), "{info}");
+    // Another process of the agent knows what was given.
+    node.kill_agent().await;
+    node.start_agent().await;
+    change(&node, resources("300m", "48Mi"));
+    let third =
+        node.until("uid-1", "more memory", |s| given(s, "300m", "48Mi") && condition(s, "Ready") == "True").await;
+    assert_ne!(id(&third), id(&first), "memory needs a restart");
+    node.until_event("uid-1", "Killing", "resize requires restart").await;
+    // More than the node has: the pod goes on as it is, and says so.
+    let mut much = resources("300m", "48Mi");
+    much["requests"]["cpu"] = "10000".into();
+    much["limits"]["cpu"] = "10000".into();
+    change(&node, much);
+    let fourth = node.until("uid-1", "the condition", |s| condition(s, "PodResizePending") == "True").await;
+    let pending = fourth["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "PodResizePending").unwrap();
+    assert_eq!(pending["reason"], "Infeasible");
+    assert_eq!((id(&fourth), given(&fourth, "300m", "48Mi")), (id(&third), true));
+    change(&node, resources("300m", "48Mi"));
+    node.until("uid-1", "no condition", |s| condition(s, "PodResizePending").is_empty()).await;
+}

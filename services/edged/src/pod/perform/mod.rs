@@ -6,6 +6,7 @@
 
 mod hooks;
 mod place;
+mod resize;
 mod start;
 mod stop;
 
@@ -69,6 +70,7 @@ pub(crate) async fn perform(
             let start = start::Start { name, sandbox_id, restart_count: *restart_count, committed };
             start::start(context, pod, seen, memory, start).await
         }
+        Step::ResizeContainer { id, name } => resize::resize(context, pod, memory, name, id).await,
         Step::StopContainers(stops) => stop::stop(context, pod, seen, memory, stops).await,
         Step::CleanUp => clean_up(context, pod, memory).await,
         Step::Finished => Done::Yes,

@@ -9,6 +9,7 @@ use crate::pod::backoff::CRASH;
 use crate::pod::labels;
 use crate::pod::memory::Memory;
 use crate::pod::observed::{Container, Observed, State};
+use crate::pod::resize::{self, Change};
 use crate::pod::spec::{PodExt, RestartPolicy, is_sidecar};
 
 /// What the containers of a pod need next.
@@ -67,6 +68,12 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
         Some(State::Running) => {
             let stop = here.and_then(|c| must_restart(view, spec, c));
             let started = stop.is_none() && here.is_some_and(|c| view.probes.started(spec, c));
+            if let Some(c) = here.filter(|c| stop.is_none() && resize::change(spec, c, memory) == Change::InPlace) {
+                match memory.containers.get(&spec.name).and_then(|m| m.resize_retry.waits(now)) {
+                    Some(at) => plan.wake_by(at),
+                    None => plan.steps.push(Step::ResizeContainer { id: c.id.clone(), name: c.name.clone() }),
+                }
+            }
             plan.steps.extend(stop.map(|stop| Step::StopContainers(vec![stop])));
             return started;
         }
@@ -143,6 +150,10 @@ fn start(view: &View<'_>, spec: &Spec, sandbox: &str, restart_count: u32, plan: 
 fn must_restart(view: &View<'_>, spec: &Spec, c: &Container) -> Option<Stop> {
     if c.hash != labels::hash(spec) && !c.image.is_empty() && Some(&c.image) != spec.image.as_ref() {
         let reason = format!("Container {} definition changed, will be restarted", c.name);
+        return Some(stop(view, c, view.pod.grace_seconds(), reason));
+    }
+    if resize::change(spec, c, view.memory) == Change::Restart {
+        let reason = format!("Container {} resize requires restart", c.name);
         return Some(stop(view, c, view.pod.grace_seconds(), reason));
     }
     let unhealthy = view.probes.unhealthy(c)?;

@@ -72,6 +72,11 @@ pub(crate) enum Step {
         sandbox_id: String,
         restart_count: u32,
     },
+    /// Give a running container the resources of the spec.
+    ResizeContainer {
+        id: String,
+        name: String,
+    },
     /// All at the same time.
     StopContainers(Vec<Stop>),
     RemoveContainer {
@@ -131,3 +136,5 @@ pub(crate) fn plan(view: &View<'_>) -> Plan {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

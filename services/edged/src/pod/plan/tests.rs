@@ -1,7 +1,6 @@
-//! The plan by tables, and as a property over a runtime in memory.
+//! The plan by tables.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -10,9 +9,9 @@ use crate::pod::memory::{Volumes, Waiting};
 use crate::pod::observed::{Container, Sandbox, State};
 use crate::probe::{Outcome, Unhealthy};
 
-const NOW: UnixMs = 1_700_000_000_000;
+pub(super) const NOW: UnixMs = 1_700_000_000_000;
 
-fn pod(spec: &Value) -> Pod {
+pub(super) fn pod(spec: &Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec})).unwrap()
 }
 
@@ -348,211 +347,21 @@ fn what_failed_is_not_tried_before_its_time() {
     assert_eq!(plan_of(&pod, Desired::Run, &Observed::default(), &memory, NOW).wake_at, Some(NOW + 1_000));
 }
 
-/// A runtime in memory: performs steps, and things happen to it.
-#[derive(Debug, Clone)]
-struct World {
-    pod: Pod,
-    seen: Observed,
-    memory: Memory,
-    desired: Option<UnixMs>,
-    now: UnixMs,
-    next_id: u32,
-    finished: bool,
-    /// Containers that were told to end.
-    stopped: std::collections::BTreeSet<String>,
-}
-
-impl World {
-    fn desired(&self) -> Desired {
-        self.desired.map_or(Desired::Run, |deadline| Desired::End { deadline })
-    }
-
-    fn has_ended(&self) -> bool {
-        has_ended(&self.view(&Results::default()))
-    }
-
-    fn view<'a>(&'a self, probes: &'a Results) -> View<'a> {
-        let (pod, desired) = (&self.pod, self.desired());
-        View { pod, desired, seen: &self.seen, memory: &self.memory, probes, failure: None, now: self.now }
-    }
-
-    /// One turn of the worker: the first `count` steps of the plan, then a look.
-    fn turn(&mut self, count: usize) {
-        let plan = plan_of(&self.pod, self.desired(), &self.seen, &self.memory, self.now);
-        // P6.
-        if plan.steps.is_empty() && self.memory.volumes != Volumes::Ready && self.desired.is_none() && !self.has_ended()
-        {
-            assert!(plan.wake_at.is_some());
-        }
-        for step in plan.steps.iter().take(count) {
-            self.perform(step);
-        }
-    }
-
-    fn perform(&mut self, step: &Step) {
-        match step {
-            Step::PrepareVolumes => self.memory.volumes = Volumes::Ready,
-            Step::CreateSandbox { attempt } => {
-                assert!(self.desired.is_none() && !self.has_ended(), "P4");
-                assert!(self.seen.sandboxes.iter().all(|s| s.attempt != *attempt));
-                self.seen.sandboxes.insert(
-                    0,
-                    Sandbox { id: format!("s{attempt}"), attempt: *attempt, ready: true, ..Sandbox::default() },
-                );
-            }
-            Step::StopSandbox { id } => {
-                for s in self.seen.sandboxes.iter_mut().filter(|s| s.id == *id) {
-                    s.ready = false;
-                }
-                self.end_containers(|c| c.sandbox_id == *id);
-            }
-            Step::RemoveSandbox { id } => {
-                self.seen.sandboxes.retain(|s| s.id != *id);
-                self.seen.containers.retain(|c| c.sandbox_id != *id);
-            }
-            Step::RemoveContainer { id } => {
-                let gone = self.seen.containers.iter().find(|c| c.id == *id).unwrap();
-                assert!(!matches!(gone.state, State::Running), "P2: a running container is not removed");
-                self.seen.containers.retain(|c| c.id != *id);
-            }
-            Step::StopContainers(stops) => {
-                for stop in stops {
-                    let c = self.seen.containers.iter().find(|c| c.id == stop.id).unwrap();
-                    assert!(self.desired.is_some() || self.has_ended() || c.state == State::Unknown, "P2");
-                    self.stopped.insert(stop.id.clone());
-                    self.end_containers(|c| c.id == stop.id);
-                }
-            }
-            Step::StartContainer { name, sandbox_id, restart_count } => {
-                assert!(self.desired.is_none() && !self.has_ended(), "P4");
-                assert_eq!(self.memory.volumes, Volumes::Ready, "P1");
-                assert_eq!(self.seen.ready_sandbox().map(|s| &s.id), Some(sandbox_id), "P1");
-                assert!(!self.seen.running().any(|c| c.name == *name), "P3");
-                note_restart(&mut self.memory, &self.seen, name);
-                self.next_id += 1;
-                self.seen.containers.insert(
-                    0,
-                    Container {
-                        id: format!("c{}", self.next_id),
-                        name: name.clone(),
-                        sandbox_id: sandbox_id.clone(),
-                        restart_count: *restart_count,
-                        state: State::Running,
-                        created_ms: self.now,
-                        started_ms: self.now,
-                        ..Container::default()
-                    },
-                );
-            }
-            Step::CleanUp => {
-                assert!(self.desired.is_some() && self.seen.is_empty(), "P5");
-                self.memory.cleaned = true;
-            }
-            Step::Finished => {
-                assert!(self.memory.cleaned && self.seen.is_empty(), "P5");
-                self.finished = true;
-            }
-        }
-    }
-
-    fn end_containers(&mut self, which: impl Fn(&Container) -> bool) {
-        let now = self.now;
-        for c in self.seen.containers.iter_mut().filter(|c| which(c) && c.state != State::Exited) {
-            c.state = State::Exited;
-            c.exit_code = 137;
-            c.finished_ms = now;
-        }
-    }
-
-    fn happen(&mut self, what: u8, which: usize) {
-        let count = self.seen.containers.len().max(1);
-        let now = self.now;
-        match what {
-            // Time passes.
-            0 => self.now += 7_000,
-            1 => self.now += 400_000,
-            // A container ends, well or badly, or nobody can tell.
-            2..=4 => {
-                if let Some(c) = self.seen.containers.get_mut(which % count).filter(|c| c.state == State::Running) {
-                    c.state = if what == 4 { State::Unknown } else { State::Exited };
-                    c.exit_code = i32::from(what == 3);
-                    c.finished_ms = now;
-                }
-            }
-            // The sandbox is lost, with or without its containers.
-            5 | 6 => {
-                if let Some(s) = self.seen.sandboxes.first_mut() {
-                    s.ready = false;
-                }
-                if what == 6 {
-                    self.end_containers(|_| true);
-                }
-            }
-            // The agent is restarted; the runtime lost everything; the pod is deleted.
-            7 => self.memory = Memory::default(),
-            8 => self.seen = Observed::default(),
-            9 => self.desired = Some(self.desired.unwrap_or(now + 5_000)),
-            10 => self.memory.references_changed(),
-            _ => {}
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    #[test]
-    fn whatever_happens_the_invariants_hold(
-        policy in prop::sample::select(vec!["Always", "OnFailure", "Never"]),
-        shape in 0..3_u8,
-        script in prop::collection::vec((0..24_u8, 0..8_usize, 1..4_usize), 1..80),
-    ) {
-        let init = match shape {
-            0 => json!([]),
-            1 => json!([{"name": "i"}]),
-            _ => json!([{"name": "side", "restartPolicy": "Always"}, {"name": "i"}]),
-        };
-        let spec = json!({"restartPolicy": policy, "initContainers": init, "containers": [{"name": "c"}, {"name": "d"}]});
-        let mut world = World {
-            pod: pod(&spec),
-            seen: Observed::default(),
-            memory: Memory::default(),
-            desired: None,
-            now: NOW,
-            next_id: 0,
-            finished: false,
-            stopped: Default::default(),
-        };
-        for (what, which, count) in script {
-            world.happen(what, which);
-            world.turn(count);
-            if world.finished {
-                break;
-            }
-        }
-        // Left alone, a pod comes to rest; deleted, it comes to its end.
-        let deleted = world.clone();
-        for _ in 0..200 {
-            world.now += 400_000;
-            let now = world.now;
-            // Init containers do their work.
-            for c in world.seen.containers.iter_mut().filter(|c| c.name == "i" && c.state == State::Running) {
-                (c.state, c.finished_ms) = (State::Exited, now);
-            }
-            world.turn(9);
-        }
-        let rest = plan_of(&world.pod, world.desired(), &world.seen, &world.memory, world.now);
-        prop_assert!(world.finished || rest.steps.is_empty(), "{rest:?}");
-        if world.desired.is_none() && policy == "Always" {
-            prop_assert!(world.seen.latest("c").is_some_and(|c| c.state == State::Running));
-            prop_assert!(world.seen.latest("d").is_some_and(|c| c.state == State::Running));
-        }
-        let mut deleted = deleted;
-        deleted.desired = Some(deleted.now);
-        for _ in 0..20 {
-            if !deleted.finished {
-                deleted.turn(99);
-            }
-        }
-        prop_assert!(deleted.finished);
-    }
+#[test]
+fn other_resources_are_given_in_place_or_by_a_restart() {
+    let with = |memory: &str| {
+        pod(&json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": memory}},
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}]}))
+    };
+    let mut running = container("c", "s0", State::Running, 0, 0);
+    running.resources = r#"{"limits":{"cpu":"2","memory":"1Gi"}}"#.into();
+    let list = seen(vec![sandbox(0, true)], vec![running.clone()]);
+    let resize = Step::ResizeContainer { id: running.id, name: "c".into() };
+    assert_eq!(steps(&with("1Gi"), &list), [resize]);
+    let mut memory = ready();
+    memory.container("c").resize_retry.failed(NOW, crate::pod::backoff::RETRY);
+    let got = plan_of(&with("1Gi"), Desired::Run, &list, &memory, NOW);
+    assert_eq!((got.steps, got.wake_at), (vec![], Some(NOW + 1_000)));
+    let got = steps(&with("2Gi"), &list);
+    assert!(matches!(&got[..], [Step::StopContainers(s)] if s[0].reason == "Container c resize requires restart"));
 }

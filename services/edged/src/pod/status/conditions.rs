@@ -1,9 +1,12 @@
 //! The conditions of a pod that the node owns. Part of [`super`].
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 
 use super::containers::any_main_started;
 use super::{Inputs, time};
+use crate::pod::observed::State;
+use crate::pod::plan::View;
+use crate::pod::resize::{self, Change};
 use crate::pod::spec::{PodExt, is_sidecar};
 
 /// The node's conditions but for [`DISRUPTION`]; all others are somebody else's.
@@ -59,6 +62,7 @@ pub(super) fn all(
     let verdicts = [Verdict { ok: sandbox, ..Verdict::default() }, initialized, ready, containers, Verdict::ok()];
     let mut all: Vec<PodCondition> =
         OURS.iter().zip(verdicts).map(|(kind, verdict)| condition(kind, verdict)).collect();
+    all.extend(resizing(inputs).map(|(kind, verdict)| condition(kind, verdict)));
     let disruption = inputs.view.failure.filter(|_| failed).and_then(|f| f.disruption.clone());
     all.extend(match disruption {
         Some(message) => {
@@ -68,6 +72,26 @@ pub(super) fn all(
         None => old.iter().find(|c| c.type_ == DISRUPTION).cloned(),
     });
     all
+}
+
+/// A resize that waits, or that is on its way.
+fn resizing(inputs: &Inputs<'_>) -> Option<(&'static str, Verdict)> {
+    let View { pod, seen, memory, .. } = inputs.view;
+    if let Some(pending) = &memory.resize {
+        return Some((
+            "PodResizePending",
+            Verdict { ok: true, reason: pending.reason.into(), message: pending.message.clone() },
+        ));
+    }
+    let sidecars = pod.init_containers().iter().filter(|c| is_sidecar(c));
+    let changing = |spec: &&Container| {
+        let running = seen.latest(&spec.name).filter(|c| c.state == State::Running);
+        running.is_some_and(|c| resize::change(spec, c, memory) != Change::None)
+    };
+    let spec = pod.containers().iter().chain(sidecars).find(changing)?;
+    let error = memory.containers.get(&spec.name).and_then(|m| m.resize_error.clone());
+    let reason = if error.is_some() { "Error".to_owned() } else { String::new() };
+    Some(("PodResizeInProgress", Verdict { ok: true, reason, message: error.unwrap_or_default() }))
 }
 
 fn initialized(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Verdict {

@@ -9,6 +9,7 @@ use super::{Inputs, time};
 use crate::pod::memory::Waiting;
 use crate::pod::observed::{Container, State};
 use crate::pod::plan::{Desired, View, has_ended};
+use crate::pod::resize;
 use crate::pod::spec::{PodExt, RestartPolicy, is_sidecar};
 
 fn previous_status<'a>(inputs: &'a Inputs<'_>, name: &str) -> Option<&'a ContainerStatus> {
@@ -41,7 +42,8 @@ pub(super) fn status(inputs: &Inputs<'_>, spec: &Spec, init: bool) -> ContainerS
     }
     if !is_ephemeral(pod, &spec.name) {
         status.allocated_resources = spec.resources.as_ref().and_then(|r| r.requests.clone());
-        status.resources = Some(spec.resources.clone().unwrap_or_default());
+        let running = (c.state == State::Running).then(|| resize::actual(c, memory)).flatten();
+        status.resources = Some(running.or_else(|| spec.resources.clone()).unwrap_or_default());
     }
     let previous = seen.previous(&spec.name).filter(|p| p.state == State::Exited);
     status.last_state = previous.map(|p| terminated(inputs, p));
