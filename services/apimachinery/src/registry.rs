@@ -126,7 +126,7 @@ const BUILTIN: &[Row] = &[
         "Pod",
         NS | GEN | ALL,
         &["po"],
-        &["status", "binding", "eviction", "ephemeralcontainers", "log", "exec", "attach", "portforward"],
+        &["status", "binding", "eviction", "ephemeralcontainers", "resize", "log", "exec", "attach", "portforward"],
     ),
     ("", "v1", "podtemplates", "PodTemplate", NS, &[], &[]),
     ("", "v1", "secrets", "Secret", NS, &[], &[]),

@@ -356,3 +356,55 @@ async fn ephemeral_containers_come_through_their_subresource() {
         assert!(refused.await.is_err(), "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn resources_change_through_the_resize_subresource() {
+    let (_server, client, _dir) = server().await;
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let containers = |cpu: [&str; 3]| -> Value {
+        let one = |name: &str, cpu: &str| {
+            let amounts = json!({"cpu": cpu, "memory": "64Mi"});
+            json!({"name": name, "image": "busybox:1", "resources": {"requests": amounts, "limits": amounts}})
+        };
+        json!([one("c1", cpu[0]), one("c2", cpu[1]), one("c3", cpu[2])])
+    };
+    let first = pod("p", json!({"containers": containers(["100m", "100m", "100m"])}));
+    pods.create(&PostParams::default(), &first).await.unwrap();
+    let params = PatchParams::default();
+    let cpu = |pod: &Pod| -> Vec<String> {
+        let all = &pod.spec.as_ref().unwrap().containers;
+        all.iter().map(|c| c.resources.as_ref().unwrap().limits.as_ref().unwrap()["cpu"].0.clone()).collect()
+    };
+    // Some up, some down, in one patch.
+    let change = json!({"spec": {"containers": containers(["200m", "50m", "300m"])}});
+    assert!(pods.patch("p", &params, &Patch::Strategic(&change)).await.is_err(), "not with the pod itself");
+    let changed: Pod = pods.patch_subresource("resize", "p", &params, &Patch::Strategic(&change)).await.unwrap();
+    assert_eq!(cpu(&changed), ["200m", "50m", "300m"]);
+    assert_eq!(
+        (changed.metadata.generation, changed.status.clone().unwrap().qos_class.unwrap().as_str()),
+        (Some(2), "Guaranteed")
+    );
+    // The same amount in other words changes what is written, and no more.
+    let same = json!({"spec": {"containers": containers(["0.2", "0.05", "0.3"])}});
+    let equal: Pod = pods.patch_subresource("resize", "p", &params, &Patch::Strategic(&same)).await.unwrap();
+    assert_eq!(cpu(&equal), ["0.2", "0.05", "0.3"]);
+    // A whole object: only the resources of it count.
+    let mut whole = equal.clone();
+    let spec = whole.spec.as_mut().unwrap();
+    spec.containers = serde_json::from_value(containers(["400m", "50m", "300m"])).unwrap();
+    spec.containers[0].image = Some("other:1".into());
+    let replaced: Pod = pods.replace_subresource("resize", "p", &PostParams::default(), &whole).await.unwrap();
+    assert_eq!(cpu(&replaced), ["400m", "50m", "300m"]);
+    assert_eq!(replaced.spec.unwrap().containers[0].image.as_deref(), Some("busybox:1"));
+
+    for (resources, why) in [
+        (json!({"requests": {"cpu": "100m"}}), "Pod QOS Class may not change"),
+        (json!({"limits": {"cpu": null}}), "cannot be removed"),
+        (json!({"requests": {"example.com/gpu": "1"}, "limits": {"example.com/gpu": "1"}}), "only cpu and memory"),
+        (json!({"requests": {"cpu": "lots"}, "limits": {"cpu": "lots"}}), "must be a quantity"),
+    ] {
+        let change = Patch::Strategic(json!({"spec": {"containers": [{"name": "c1", "resources": resources}]}}));
+        let refused = pods.patch_subresource("resize", "p", &params, &change).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let options = args.service.options("edgecontroller", Some(args.admin));
     process::run(&options, |process| async move {
+        // The admin server answers already; it must not say ready before the parts have said what they wait for.
+        let starting = process.readiness.task("start");
         let mut config: Config = match &args.config {
             Some(path) => skerry_common::load(path)?,
             None => Config::default(),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             other => Failure::failed(other),
         })?;
         tracing::info!(address = ?controller.local_addr(), "edgecontroller listens");
+        starting.ready();
         controller.run(process.stop).await.map_err(Failure::failed)
     })
 }

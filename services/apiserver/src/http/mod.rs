@@ -220,7 +220,7 @@ async fn run(call: &mut Call, verb: &str) -> Result<Reply, ApiError> {
     if call.resource.review {
         return if verb == "create" { reviews::review(call).await } else { Err(ApiError::MethodNotAllowed) };
     }
-    if !matches!(call.path.subresource.as_str(), "" | "status" | "finalize" | "ephemeralcontainers") {
+    if !matches!(call.path.subresource.as_str(), "" | "status" | "finalize" | "ephemeralcontainers" | "resize") {
         return subresources::serve(call, verb).await;
     }
     match verb {

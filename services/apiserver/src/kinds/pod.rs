@@ -19,11 +19,30 @@ const ACCOUNT_WAIT: Duration = Duration::from_millis(100);
 /// Lifetime of the token in the API access volume, in seconds, as in Kubernetes.
 const TOKEN_SECONDS: i64 = 3607;
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Marks what a node shows of a pod that it runs from a file of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Seconds that a pod stays on a node that is not ready or unreachable.
 const TOLERATION_SECONDS: i64 = 300;
 
 /// Fills in what the cluster decides about a new pod.
 pub(crate) async fn admit(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
+    account(api, pod).await?;
+    let name = meta::name(pod).to_owned();
+    let forbidden = |message: String| ApiError::Forbidden { about: About::new("", "pods", &name), message };
+    let spec = map_mut(pod, &["spec"]);
+    priority(api, spec).map_err(&forbidden)?;
+    runtime_class::admit(api, spec).map_err(forbidden)?;
+    default_to(spec, "enableServiceLinks", true);
+    default_to(spec, "preemptionPolicy", "PreemptLowerPriority");
+    tolerations(spec);
+    Ok(())
+}
+
+/// The ServiceAccount: its token and its pull secrets. Not for mirror pods: their nodes run them without.
+async fn account(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
+    if pod.pointer("/metadata/annotations").and_then(|a| a.get(MIRROR)).is_some() {
+        return Ok(());
+    }
     let namespace = meta::namespace(pod).to_owned();
     let name = meta::name(pod).to_owned();
     let forbidden = |message: String| ApiError::Forbidden { about: About::new("", "pods", &name), message };
@@ -61,11 +80,6 @@ pub(crate) async fn admit(api: &Api, pod: &mut Value) -> Result<(), ApiError> {
     {
         spec.insert("imagePullSecrets".into(), secrets.clone());
     }
-    priority(api, spec).map_err(&forbidden)?;
-    runtime_class::admit(api, spec).map_err(forbidden)?;
-    default_to(spec, "enableServiceLinks", true);
-    default_to(spec, "preemptionPolicy", "PreemptLowerPriority");
-    tolerations(spec);
     Ok(())
 }
 
@@ -153,7 +167,58 @@ pub(crate) fn validate(pod: &Value, old: Option<(&Value, &str)>, errors: &mut Ve
     match old {
         None => validate_spec(pod, "/spec", "spec", errors),
         Some((old, "ephemeralcontainers")) => ephemeral(pod, old, errors),
+        Some((old, "resize")) => resize(pod, old, errors),
         Some((old, _)) => immutable(pod, old, errors),
+    }
+}
+
+/// Takes the resources of the containers of `from`, by name, and nothing else.
+pub(crate) fn take_resources(pod: &mut Value, from: &Value) {
+    for field in ["containers", "initContainers"] {
+        let wanted = list_at(from, &format!("/spec/{field}"));
+        let list = pod.pointer_mut(&format!("/spec/{field}")).and_then(Value::as_array_mut);
+        for container in list.into_iter().flatten() {
+            let same = wanted.iter().find(|c| str_at(c, "/name") == str_at(container, "/name"));
+            let Some(resources) = same.map(|c| c.get("resources").cloned().unwrap_or_else(|| json!({}))) else {
+                continue;
+            };
+            as_map(container).insert("resources".into(), resources);
+        }
+    }
+}
+
+/// Requests and limits of cpu and memory change; the class of the pod does not, and no limit goes.
+fn resize(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    for field in ["containers", "initContainers"] {
+        let (after, before) = (list_at(new, &format!("/spec/{field}")), list_at(old, &format!("/spec/{field}")));
+        for (index, (after, before)) in after.iter().zip(before).enumerate() {
+            let at = format!("spec.{field}[{index}].resources");
+            for kind in ["requests", "limits"] {
+                let map = |container| map_at(container, &format!("/resources/{kind}")).cloned().unwrap_or_default();
+                let (now, was) = (map(after), map(before));
+                for name in now.keys().chain(was.keys()).filter(|name| now.get(*name) != was.get(*name)) {
+                    let removed = !now.contains_key(name);
+                    if !["cpu", "memory"].contains(&name.as_str()) {
+                        errors.push(FieldError::forbidden(&*at, "only cpu and memory resources are mutable"));
+                    } else if removed {
+                        errors.push(FieldError::forbidden(&*at, format!("resource {kind} cannot be removed")));
+                    } else if !is_quantity(now.get(name).and_then(Value::as_str).unwrap_or_default()) {
+                        errors.push(FieldError::invalid(
+                            format!("{at}.{kind}[{name}]"),
+                            now.get(name).cloned().unwrap_or_default(),
+                            "must be a quantity",
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    if qos_class(new) != qos_class(old) {
+        errors.push(FieldError::invalid(
+            "spec",
+            qos_class(new),
+            "Pod QOS Class may not change as a result of resizing",
+        ));
     }
 }
 

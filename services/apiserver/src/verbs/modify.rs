@@ -169,6 +169,11 @@ fn merge_parts(resource: &Resource, subresource: &str, new: &mut Value, old: &Va
             }
             *new = merged;
         }
+        "resize" => {
+            let mut merged = old.clone();
+            kinds::pod::take_resources(&mut merged, new);
+            *new = merged;
+        }
         "finalize" => {
             let finalizers = new.pointer("/spec/finalizers").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
             let mut merged = old.clone();
@@ -214,7 +219,7 @@ fn check(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Re
             ));
         }
     }
-    if matches!(subresource, "" | "ephemeralcontainers") {
+    if changes_the_wanted_state(subresource) {
         kinds::validate(&resource.storage, new, Some((old, subresource)), &mut errors);
     }
     if errors.is_empty() {

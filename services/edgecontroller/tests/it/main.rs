@@ -14,6 +14,7 @@ mod down;
 mod fence;
 mod hub;
 mod join;
+mod mirror;
 mod proofs;
 mod reviews;
 mod spine;
