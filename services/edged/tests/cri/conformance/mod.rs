@@ -8,6 +8,7 @@ mod containers;
 mod empty_dirs;
 mod environment;
 mod files;
+mod resizes;
 mod sub_paths;
 mod updates;
 
