@@ -1,8 +1,8 @@
 //! `metrics.k8s.io/v1beta1`: what nodes and pods use now, for `kubectl top`.
 //!
 //! Nothing is stored: the kubelets are asked when somebody asks here, [`AT_ONCE`] at a time, each for at
-//! most [`PATIENCE`]. A node that does not answer is left out, as is a pod that was not measured: a missing
-//! line is better than none. A kubelet knows what CPU was used since it was asked last, so after a pause it
+//! most [`PATIENCE`]. A node that does not answer is left out, as is a container that was not measured, for
+//! example because it has ended: a missing line is better than none. A kubelet knows what CPU was used since it was asked last, so after a pause it
 //! is asked twice. Limits: [`MAX_SUMMARY`].
 
 use std::collections::HashMap;
@@ -110,12 +110,10 @@ fn item(kind: &str, object: &Value, now: jiff::Timestamp, (field, value): (&str,
     })
 }
 
-/// One pod of a summary: whose it is, and its containers. `None`: one of them was not measured.
+/// One pod of a summary: whose it is, and its containers. `None`: none of them was measured.
 fn containers(pod: &Value) -> Option<((String, String), Value)> {
-    let mut out = Vec::new();
-    for container in list_at(pod, "/containers") {
-        out.push(json!({"name": str_at(container, "/name"), "usage": usage(container)?}));
-    }
+    let of = |container: &Value| Some(json!({"name": str_at(container, "/name"), "usage": usage(container)?}));
+    let out: Vec<Value> = list_at(pod, "/containers").iter().filter_map(of).collect();
     let name = (str_at(pod, "/podRef/namespace").to_owned(), str_at(pod, "/podRef/name").to_owned());
     (!out.is_empty()).then_some((name, Value::Array(out)))
 }
@@ -130,7 +128,10 @@ fn usage(stats: &Value) -> Option<Value> {
 fn is_whole(summary: &Value) -> bool {
     let pods = list_at(summary, "/pods");
     summary.pointer("/node").and_then(usage).is_some()
-        && pods.iter().flat_map(|pod| list_at(pod, "/containers")).all(|container| usage(container).is_some())
+        && pods.iter().flat_map(|pod| list_at(pod, "/containers")).all(|container| {
+            // One that has ended uses nothing any more.
+            container.pointer("/cpu/usageCoreNanoSeconds").is_none() || usage(container).is_some()
+        })
 }
 
 /// The kubelet's summary, at the second look if the first one has gaps. `None`: it does not answer.
@@ -172,18 +173,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_is_shown_when_all_of_it_was_measured() {
-        let stats = |name: &str, cpu: Value| json!({"name": name, "cpu": {"usageNanoCores": cpu}, "memory": {"workingSetBytes": 4096}});
+    fn what_was_measured_is_shown() {
+        let stats = |name: &str, now: Value| {
+            let cpu = json!({"usageCoreNanoSeconds": 9, "usageNanoCores": now});
+            json!({"name": name, "cpu": cpu, "memory": {"workingSetBytes": 4096}})
+        };
         let pod = |containers: Vec<Value>| json!({"podRef": {"name": "p", "namespace": "a"}, "containers": containers});
         let whole = pod(vec![stats("c", json!(1_500_000))]);
         let (name, found) = containers(&whole).unwrap();
         assert_eq!(name, ("a".to_owned(), "p".to_owned()));
         assert_eq!(found[0], json!({"name": "c", "usage": {"cpu": "1500000n", "memory": "4Ki"}}));
-        let dark = pod(vec![stats("c", json!(1)), stats("d", Value::Null)]);
-        assert!(containers(&dark).is_none());
+        let ended = pod(vec![stats("c", json!(1)), json!({"name": "ended"})]);
+        assert_eq!(containers(&ended).unwrap().1.as_array().unwrap().len(), 1);
+        let dark = pod(vec![stats("c", json!(1)), stats("new", Value::Null)]);
+        assert_eq!(containers(&dark).unwrap().1.as_array().unwrap().len(), 1);
         assert!(containers(&pod(vec![])).is_none());
         let node = stats("", json!(7));
-        assert!(is_whole(&json!({"node": node, "pods": [whole]})));
+        assert!(is_whole(&json!({"node": node, "pods": [whole, ended]})));
         assert!(!is_whole(&json!({"node": node, "pods": [dark]})));
         assert!(!is_whole(&json!({"pods": []})));
     }

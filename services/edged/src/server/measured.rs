@@ -37,6 +37,17 @@ pub(super) async fn cadvisor(context: &Arc<Context>) -> Result<Answer, Refusal> 
     Ok(metrics(cadvisor_text(&*context.stats.summary(context, Detail::Full).await?)))
 }
 
+/// `/metrics/probes`: how often probes succeeded and failed.
+pub(super) fn probes(context: &Context) -> Answer {
+    const HELP: &str = "Cumulative number of a liveness, readiness or startup probe for a container by result";
+    let mut registry = prometheus_client::registry::Registry::default();
+    registry.register("prober_probe", HELP, context.metrics.probes.clone());
+    let mut lines = String::new();
+    // Writing to a String cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut lines, &registry);
+    metrics(lines)
+}
+
 pub(super) fn metrics(lines: String) -> Answer {
     let mut answer = text(StatusCode::OK, lines);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(KIND));

@@ -36,6 +36,7 @@ pub(super) enum Route {
     Metrics,
     ResourceMetrics,
     ContainerMetrics,
+    ProbeMetrics,
     Configz,
     PortForward(PodPath),
 }
@@ -76,6 +77,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, NoRoute> {
         ["metrics"] => Route::Metrics,
         ["metrics", "resource"] => Route::ResourceMetrics,
         ["metrics", "cadvisor"] => Route::ContainerMetrics,
+        ["metrics", "probes"] => Route::ProbeMetrics,
         ["configz"] => Route::Configz,
         ["portForward", ns, name] => Route::PortForward(pod(ns, name, None)),
         ["portForward", ns, name, uid] => Route::PortForward(pod(ns, name, Some(uid))),

@@ -103,6 +103,7 @@ impl Handler {
             Route::Metrics => Ok(measured::metrics(self.shared.registry.encode())),
             Route::ResourceMetrics => measured::resource(context).await,
             Route::ContainerMetrics => measured::cadvisor(context).await,
+            Route::ProbeMetrics => Ok(measured::probes(context)),
             Route::Configz => Ok(run::configz(&self.shared.config)),
             Route::Run(path) => run::run(context, &path, &query).await,
             Route::Exec(path) => stream::exec(context, &path, request, &self.upgraded).await,

@@ -72,6 +72,7 @@ async fn every_path_asks_who_calls() {
         ("GET", "/metrics"),
         ("GET", "/metrics/resource"),
         ("GET", "/metrics/cadvisor"),
+        ("GET", "/metrics/probes"),
         ("GET", "/containerLogs/test/p/c"),
         ("GET", "/exec/test/p/c?command=id&output=1"),
         ("POST", "/exec/test/p/c?command=id&output=1"),
@@ -274,7 +275,9 @@ async fn there_are_only_so_many_streams() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_and_pods_are_shown() {
     let node = Node::start().await;
-    node.put_pod("p", "uid-1", sleeper());
+    let mut spec = sleeper();
+    spec["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
+    node.put_pod("p", "uid-1", spec);
     node.until_running("uid-1").await;
     let parsed = |(status, text): (u16, String)| -> Value {
         assert_eq!(status, 200, "{text}");
@@ -299,6 +302,9 @@ async fn statistics_and_pods_are_shown() {
     );
     assert!(node.get("/metrics/cadvisor").await.1.contains("container_cpu_usage_seconds_total{container=\"c\","));
     assert!(node.get("/metrics").await.1.contains("skerry_edged_pods 1"));
+    let probes = node.get("/metrics/probes").await;
+    let counted = |line: &str| line.starts_with("prober_probe_total{probe_type=\"Readiness\",result=\"successful\"}");
+    assert!(probes.0 == 200 && probes.1.lines().any(counted), "{probes:?}");
     assert_eq!(node.get("/metrics/nothing").await.0, 404);
     let answer = node.ask(API, "DELETE", "/pods").await;
     assert_eq!((answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()), (405, "GET"));
