@@ -31,8 +31,7 @@ down: ## stop everything and leave nothing behind
 tools:
 	@scripts/install-tools run
 
-# The unoptimised profile: it is built in a third of the time, and shares its artefacts with
-# `make test`. `make dist` builds what is shipped.
+# The unoptimised profile: it is built in a third of the time. `make dist` builds what is shipped.
 build: tools ## build all binaries (unoptimised)
 	$(CARGO) build --locked --workspace --bins
 
@@ -46,8 +45,10 @@ fmt:
 lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
+# Programs and tests in one build: apart they would see other features of the same dependencies, and
+# each of those would be compiled twice.
 unit:
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked --workspace --bins --tests
 	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" $(CARGO) nextest run --locked --workspace
 
 sim: ## simulate the sync protocol with SEEDS=1000 (optimised)
