@@ -81,14 +81,15 @@ fn every_server_explains_itself() {
     };
 
     let sync = ["skerry.sync.v1.Source", "skerry.sync.v1.Sink"];
-    let hub = ["skerry.hub.v1.Hub", "skerry.identity.v1.Identity", sync[0], sync[1]];
+    let reviews = "skerry.review.v1.Reviews";
+    let hub = ["skerry.hub.v1.Hub", "skerry.identity.v1.Identity", reviews, sync[0], sync[1]];
     check("cloudhub", &as_caller(PORT, "cloudhub", "admin"), &hub, &["skerry.hub.v1.Hub"]);
 
-    let controller = ["skerry.hub.v1.Registry", "skerry.identity.v1.Issuer", sync[0], sync[1]];
+    let controller = ["skerry.hub.v1.Registry", "skerry.identity.v1.Issuer", reviews, sync[0], sync[1]];
     check("edgecontroller", &as_caller(PORT + 2, "edgecontroller", "cloudhub"), &controller, &sync);
 
     let socket = format!("unix:{}/edge/edgehub.sock", system.dir().display());
-    let edge = ["skerry.edge.v1.Edge", sync[0], sync[1]];
+    let edge = ["skerry.edge.v1.Edge", reviews, sync[0], sync[1]];
     check("edgehub", &client(&[&socket]), &edge, &edge);
     system.down().unwrap();
 }

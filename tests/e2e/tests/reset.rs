@@ -72,6 +72,11 @@ fn a_node_joins_runs_a_pod_and_is_reset_without_harm_to_others() {
         ])
         .unwrap();
     assert_eq!(joined.code, 0, "{joined:?}");
+    // How full the disk of this machine is must not matter.
+    let config = folder.join("edge.yaml");
+    let mut settings = std::fs::read_to_string(&config).unwrap();
+    settings.push_str("\nnode:\n  evictionHard:\n    memory.available: 50Mi\n");
+    std::fs::write(&config, settings).unwrap();
     let agent = Command::new(program("skerry"))
         .args(["edge", "--data-dir", data_dir])
         .stdout(Stdio::null())
