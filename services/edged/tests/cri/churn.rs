@@ -29,8 +29,6 @@ const PODS: usize = 10;
 const SETTLE_EVERY: usize = 25;
 /// A step that takes longer has failed. Generous: the machine runs other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Uids begin with this, which is how their control groups are found.
-const UID: &str = "churn";
 const OTHER_IMAGE: &str = "skerry.test/busybox:2";
 
 /// A generator that a seed decides (xorshift).
@@ -116,6 +114,8 @@ impl Shape {
 }
 
 struct Churn {
+    /// Uids begin with this, by which processes and control groups are found: others may run the same test.
+    uids: String,
     hub: Arc<Hub>,
     ledger: Ledger,
     places: Places,
@@ -150,11 +150,12 @@ impl Churn {
             "cgroupRoot": containerd.cgroup_root(), "node": { "evictionHard": {} },
         });
         std::fs::write(&config, text.to_string()).unwrap();
+        let uids = format!("churn{}", std::process::id());
         let places = Places::of(&mut containerd);
         assert!(places.ctr(&["images", "tag", IMAGE, OTHER_IMAGE]).contains(OTHER_IMAGE));
-        let ledger = Ledger::new(&dir.join("ledger"), UID);
+        let ledger = Ledger::new(&dir.join("ledger"), &format!("{uids}-"));
         let (live, ending) = (BTreeMap::new(), BTreeMap::new());
-        Self { hub, ledger, places, agent: None, config, live, ending, made: 0, _hub_stop: hub_stop, containerd }
+        Self { uids, hub, ledger, places, agent: None, config, live, ending, made: 0, _hub_stop: hub_stop, containerd }
     }
 
     fn launch(&mut self) {
@@ -178,7 +179,7 @@ impl Churn {
 
     fn create(&mut self, shape: Shape) -> String {
         self.made += 1;
-        let (name, uid) = (format!("p{}", self.made), format!("{UID}-{}", self.made));
+        let (name, uid) = (format!("p{}", self.made), format!("{}-{}", self.uids, self.made));
         for (container, life) in shape.lives() {
             self.ledger.expect(&uid, container, life);
         }
@@ -289,8 +290,8 @@ impl Churn {
             self.take_deletions();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let left = || format!("{:#?}\n{}", self.places.left(UID), self.log());
-        wait_within(PATIENCE, "nothing to be left", || self.places.left(UID).is_empty(), left).await;
+        let left = || format!("{:#?}\n{}", self.places.left(&self.uids), self.log());
+        wait_within(PATIENCE, "nothing to be left", || self.places.left(&self.uids).is_empty(), left).await;
         self.check();
     }
 }
@@ -309,7 +310,11 @@ async fn an_agent_killed_at_random_leaks_nothing_and_starts_and_stops_nothing_wr
     for kill in 1..=kills {
         churn.launch();
         // Some live for a moment only: the first look at the runtime is a step like any other.
-        let lives = Duration::from_millis(if dice.below(3) == 0 { dice.below(200) } else { 100 + dice.below(1_100) });
+        let lives = Duration::from_millis(match dice.below(6) {
+            0 | 1 => dice.below(200),
+            2..5 => 100 + dice.below(1_100),
+            _ => 1_000 + dice.below(3_000),
+        });
         let until = Instant::now() + lives;
         while Instant::now() < until {
             churn.step(&mut dice);
@@ -337,7 +342,7 @@ async fn the_checks_of_the_churn_see_what_is_planted() {
     let name = churn.create(Shape::One);
     churn.settle().await;
     let uid = churn.live[&name].0.clone();
-    assert!(churn.places.left(UID).iter().any(|l| l.starts_with("control group")));
+    assert!(churn.places.left(&churn.uids).iter().any(|l| l.starts_with("control group")));
 
     // Somebody kills the container: it comes back, and that is a second start.
     let (tasks, ours) = (churn.places.ctr(&["tasks", "ls", "-q"]), mark(&uid, "a"));

@@ -14,7 +14,6 @@ use crate::node::{IMAGE, Node, wait};
 /// Pods in all, so many at a time.
 const PODS: usize = 60;
 const AT_A_TIME: usize = 10;
-const UID: &str = "wear";
 
 /// What this process holds when no pod is on the node.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,8 +29,13 @@ fn held() -> Held {
     }
 }
 
+/// Uids begin with this; another process may run the same test.
+fn uids() -> String {
+    format!("wear{}", std::process::id())
+}
+
 async fn through(node: &Node, from: usize, to: usize) {
-    let uid = |i: usize| format!("{UID}-{i}");
+    let uid = |i: usize| format!("{}-{i}", uids());
     for i in from..to {
         let container = json!({
             "name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
@@ -69,6 +73,6 @@ async fn many_pods_leave_no_file_mount_group_task_or_descriptor() {
     for from in (AT_A_TIME..PODS).step_by(AT_A_TIME) {
         through(&node, from, from + AT_A_TIME).await;
     }
-    wait("nothing to be left", || places.left(UID).is_empty(), || format!("{:#?}", places.left(UID))).await;
+    wait("nothing to be left", || places.left(&uids()).is_empty(), || format!("{:#?}", places.left(&uids()))).await;
     wait("tasks and descriptors to end", || held() == before, || format!("{:?}, before {before:?}", held())).await;
 }
