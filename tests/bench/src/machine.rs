@@ -62,6 +62,8 @@ impl Machine {
             "runtimeEndpoint": containerd.socket(),
             "podLogDir": logs,
             "cgroupRoot": containerd.cgroup_root(),
+            // The disk of the machine is what it is: a full one is not what is measured.
+            "node": { "evictionHard": {} },
             "adminListen": format!("127.0.0.1:{admin_port}"),
             "kubeletListen": format!("127.0.0.1:{}", admin_port + 2),
         });
