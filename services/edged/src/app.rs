@@ -19,7 +19,7 @@ use crate::admission::Kernel;
 use crate::agent::Agent;
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Connect};
-use crate::context::{Context, FAILURES, Learned, PARALLEL_STARTS};
+use crate::context::{Context, FAILURES, Learned, parallel_starts};
 use crate::error::Error;
 use crate::events::Events;
 use crate::eviction::{EvictionTask, Pressure};
@@ -125,7 +125,7 @@ impl Edged {
             going_down: watch::Sender::new(false),
             log_links: config.log_links(),
             pressure: pressure_rx,
-            starts: Semaphore::new(PARALLEL_STARTS),
+            starts: Semaphore::new(parallel_starts()),
             resources: cgroups.node(node::memory_capacity(), config.memory_qos),
             cgroups,
             kernel,

@@ -31,8 +31,14 @@ use crate::runtime::sandbox_config::Surroundings;
 use crate::server::Streams;
 use crate::userns::UserNamespaces;
 
-/// Sandboxes and containers that are created at a time; more only make each of them slower.
-pub(crate) const PARALLEL_STARTS: usize = 8;
+/// Sandboxes and containers that are created at a time, per processor. Making one is mostly work of
+/// the processor; `make bench-pod-start` shows that more at a time take longer for all.
+const STARTS_PER_CPU: usize = 2;
+
+/// Sandboxes and containers that are created at a time on this machine.
+pub(crate) fn parallel_starts() -> usize {
+    STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
 
 /// Pods that are ended by the node and wait for the agent's turn; an eviction takes one at a time.
 pub(crate) const FAILURES: usize = 16;
