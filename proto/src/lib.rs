@@ -62,3 +62,18 @@ pub mod cri {
         include!("gen/runtime.v1.rs");
     }
 }
+
+/// Devices between a node and its mappers: `skerry.dmi`, and KubeEdge's Device Mapper Interface.
+pub mod dmi {
+    /// Version 1 of our own.
+    #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+    pub mod v1 {
+        include!("gen/skerry.dmi.v1.rs");
+    }
+
+    /// KubeEdge's `v1beta1`, as existing mappers speak it.
+    #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+    pub mod v1beta1 {
+        include!("gen/v1beta1.rs");
+    }
+}
