@@ -30,6 +30,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-edged", LAYER_3),
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
+    // layer 4, mappers: what somebody else's mapper has too
+    ("skerry-mapper-sdk", &["skerry-proto", "skerry-telemetry"]),
     // layer 5
     ("skerry", &["*"]),
     // layer 6

@@ -1,0 +1,126 @@
+//! A device as the node describes it, whatever version of the interface it came by.
+//!
+//! Tests of a driver write it with [`Definition::new`] and [`Definition::property`].
+
+use std::time::Duration;
+
+use crate::{DataType, DeviceKey, Value, ValueError};
+
+/// KubeEdge's cycle where the Device says none.
+pub(crate) const DEFAULT_CYCLE: Duration = Duration::from_secs(1);
+
+/// A JSON object.
+pub(crate) type Json = serde_json::Map<String, serde_json::Value>;
+
+/// A device with its model's defaults merged in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// Namespace and name.
+    pub key: DeviceKey,
+    /// Name of its model.
+    pub model: String,
+    /// `protocol.configData`.
+    pub protocol_config: Json,
+    /// Its properties.
+    pub properties: Vec<PropertyDefinition>,
+    /// Its methods.
+    pub methods: Vec<MethodDefinition>,
+    /// How often its state is told when it did not change; zero: never.
+    pub state_cycle: Duration,
+}
+
+/// A property of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PropertyDefinition {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// The model's type.
+    pub data_type: DataType,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Smallest value; empty: no bound.
+    pub minimum: String,
+    /// Largest value; empty: no bound.
+    pub maximum: String,
+    /// For people.
+    pub unit: String,
+    /// `visitors.configData`.
+    pub visitor_config: Json,
+    /// How often it is read.
+    pub collect_cycle: Duration,
+    /// How often it is reported when it did not change.
+    pub report_cycle: Duration,
+    /// Whether it is reported at all.
+    pub report_to_cloud: bool,
+    /// `pushMethod`, where else the value goes; empty: nowhere.
+    pub push_method: Json,
+}
+
+/// A method of a device: a name for a group of properties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodDefinition {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// Names of its properties.
+    pub properties: Vec<String>,
+}
+
+impl Definition {
+    /// A device without properties, reached by `protocol_config` (a JSON object; anything else is empty).
+    pub fn new(namespace: &str, name: &str, protocol_config: serde_json::Value) -> Self {
+        Self {
+            key: DeviceKey { namespace: namespace.to_owned(), name: name.to_owned() },
+            model: String::new(),
+            protocol_config: object(protocol_config),
+            properties: Vec::new(),
+            methods: Vec::new(),
+            state_cycle: Duration::ZERO,
+        }
+    }
+
+    /// With one more property, readable and writable, read and reported each second.
+    #[must_use]
+    pub fn property(mut self, name: &str, data_type: DataType, visitor_config: serde_json::Value) -> Self {
+        self.properties.push(PropertyDefinition {
+            name: name.to_owned(),
+            description: String::new(),
+            data_type,
+            writable: true,
+            minimum: String::new(),
+            maximum: String::new(),
+            unit: String::new(),
+            visitor_config: object(visitor_config),
+            collect_cycle: DEFAULT_CYCLE,
+            report_cycle: DEFAULT_CYCLE,
+            report_to_cloud: true,
+            push_method: Json::new(),
+        });
+        self
+    }
+}
+
+impl PropertyDefinition {
+    /// A value that somebody wants, as this property takes it.
+    ///
+    /// # Errors
+    /// When the property cannot be written, or the value is not of its type or range.
+    pub fn accept(&self, text: &str) -> Result<Value, ValueError> {
+        if !self.writable {
+            return Err(ValueError::ReadOnly);
+        }
+        let value = Value::parse(self.data_type, text)?;
+        value.check_range(&self.minimum, &self.maximum)?;
+        Ok(value)
+    }
+}
+
+fn object(value: serde_json::Value) -> Json {
+    match value {
+        serde_json::Value::Object(object) => object,
+        _ => Json::new(),
+    }
+}

@@ -1,0 +1,76 @@
+//! Where a driver puts values that a device tells by itself.
+//!
+//! The newest sample of each point is kept until the SDK takes it, so it is bounded by the number of points
+//! whatever the device sends, and putting never waits: it may be called from a callback of a library.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::{DeviceKey, Sample};
+
+/// The samples of one bus that nobody has taken yet.
+#[derive(Debug, Default)]
+pub struct Pending {
+    samples: Mutex<BTreeMap<(DeviceKey, String), Sample>>,
+    wake: Notify,
+}
+
+/// The updates of one device. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Updates {
+    device: DeviceKey,
+    /// Names of the points that were subscribed: nothing else is taken.
+    points: Arc<[String]>,
+    pending: Arc<Pending>,
+}
+
+impl Updates {
+    /// Updates of these points of a device, to be taken from `pending`.
+    pub fn new(device: DeviceKey, points: Arc<[String]>, pending: Arc<Pending>) -> Self {
+        Self { device, points, pending }
+    }
+
+    /// A sample of the property `point`. One that nobody took yet is replaced; an unknown name is ignored.
+    pub fn put(&self, point: &str, sample: Sample) {
+        if !self.points.iter().any(|known| known == point) {
+            return;
+        }
+        let key = (self.device.clone(), point.to_owned());
+        self.pending.samples.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sample);
+        self.pending.wake.notify_one();
+    }
+}
+
+impl Pending {
+    /// Takes what is there; waits until there is something.
+    pub async fn take(&self) -> BTreeMap<(DeviceKey, String), Sample> {
+        loop {
+            let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+            if !samples.is_empty() {
+                return samples;
+            }
+            self.wake.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_newest_of_each_known_point_is_kept() {
+        let pending = Arc::new(Pending::default());
+        let key = DeviceKey { namespace: "default".into(), name: "a".into() };
+        let updates = Updates::new(key.clone(), ["t".to_owned()].into(), Arc::clone(&pending));
+        for number in 0..1000_i64 {
+            updates.put("t", Sample::good(number));
+            updates.put("unknown", Sample::good(number));
+        }
+        let taken = pending.take().await;
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[&(key, "t".to_owned())], Sample::good(999_i64));
+    }
+}
