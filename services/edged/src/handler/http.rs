@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRAILER, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRAILER, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
@@ -44,13 +46,32 @@ pub(super) async fn get(get: &HTTPGetAction, host: &str, port: u16, purpose: Pur
         Ok(request) => request,
         Err(error) => return Outcome::Unknown(error),
     };
-    match timeout(within, follow(url.clone(), headers)).await {
-        Ok(Ok(reply)) => judge(&reply, purpose),
-        Ok(Err(text)) => Outcome::Failure(text),
+    let deliver = async {
+        let first = follow(url.clone(), headers.clone()).await;
+        match first {
+            Err(text) if purpose == Purpose::Hook && text.ends_with(tls::GAVE_HTTP) => {
+                plainly(&url, headers).await.unwrap_or(Outcome::Failure(text))
+            }
+            Ok(reply) => judge(&reply, purpose),
+            Err(text) => Outcome::Failure(text),
+        }
+    };
+    match timeout(within, deliver).await {
+        Ok(outcome) => outcome,
         Err(_) => Outcome::Failure(format!(
             "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         )),
     }
+}
+
+/// A hook over HTTPS that met a server without TLS is asked for without it, as hooks were in former versions.
+async fn plainly(url: &Url, mut headers: HeaderMap) -> Option<Outcome> {
+    headers.remove(AUTHORIZATION);
+    follow(Url { scheme: Scheme::Http, ..url.clone() }, headers).await.ok()?;
+    Some(Outcome::Warning(format!(
+        "request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded",
+        url.authority
+    )))
 }
 
 fn judge(reply: &Reply, purpose: Purpose) -> Outcome {

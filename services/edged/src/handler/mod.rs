@@ -77,7 +77,7 @@ pub(crate) struct Target<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Success,
-    /// A success that somebody should look at.
+    /// A success that somebody should look at; of a hook: it was delivered, but not over TLS.
     Warning(String),
     /// The container says no, or nothing.
     Failure(String),

@@ -191,8 +191,34 @@ async fn https_takes_any_certificate() {
         stream.write_all(status(400, "").as_bytes()).await.unwrap();
     });
     let get = json!({"httpGet": {"scheme": "HTTPS", "port": address.port()}});
-    let Outcome::Failure(text) = act(get, Purpose::Probe, SOON).await else { unreachable!() };
-    assert!(text.starts_with(&format!("Get \"https://{address}/\": tls: ")), "{text}");
+    let text = format!("Get \"https://{address}/\": http: server gave HTTP response to HTTPS client");
+    assert_eq!(act(get, Purpose::Probe, SOON).await, Outcome::Failure(text));
+}
+
+#[tokio::test]
+async fn a_hook_over_https_falls_back_to_http() {
+    let header = json!([{"name": "Authorization", "value": "secret"}, {"name": "X", "value": "1"}]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = tokio::spawn(async move {
+        let (mut hello, _) = listener.accept().await.unwrap();
+        hello.write_all(status(400, "not TLS").as_bytes()).await.unwrap();
+        let (mut plain, _) = listener.accept().await.unwrap();
+        let requests = Mutex::default();
+        answer(&mut plain, &requests, &status(500, "")).await;
+        // Somebody who speaks something else is not asked again.
+        let (mut other, _) = listener.accept().await.unwrap();
+        other.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+        requests.into_inner().unwrap().pop().unwrap()
+    });
+    let get = json!({"httpGet": {"scheme": "HTTPS", "port": address.port(), "path": "/h", "httpHeaders": header}});
+    let told = format!("request to HTTPS lifecycle hook {address} got HTTP response, retry with HTTP succeeded");
+    assert_eq!(act(get.clone(), Purpose::Hook, SOON).await, Outcome::Warning(told));
+    let Outcome::Failure(text) = act(get, Purpose::Hook, SOON).await else { unreachable!() };
+    assert!(text.starts_with(&format!("Get \"https://{address}/h\": tls: ")), "{text}");
+    let request = asked.await.unwrap();
+    assert!(request.starts_with("GET /h HTTP/1.1\r\n") && request.contains("x: 1\r\n"), "{request}");
+    assert!(!request.to_lowercase().contains("authorization"), "{request}");
 }
 
 #[tokio::test]

@@ -6,27 +6,39 @@
 //! and it carries nothing but what the author of the pod has written into the pod. Whoever could stand
 //! between the two already owns the node's network. Signatures of the handshake are still checked.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// How the error ends when the server speaks HTTP without TLS.
+pub(super) const GAVE_HTTP: &str = "http: server gave HTTP response to HTTPS client";
 
 /// Built when the first HTTPS action runs; most nodes have none.
 static CONFIG: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(config);
 
 /// The error is what users see.
-pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
+pub(super) async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<Watched>, String> {
     let config = CONFIG.as_ref().map_err(|error| format!("tls: {error}"))?;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("tls: {host:?} is not a server name"))?;
     let connector = TlsConnector::from(Arc::clone(config));
-    connector.connect(name, stream).await.map_err(|error| {
-        if error.kind() == std::io::ErrorKind::UnexpectedEof { "EOF".into() } else { format!("tls: {error}") }
+    let plain = Arc::new(AtomicBool::new(false));
+    let stream = Watched { stream, read: false, plain: Arc::clone(&plain) };
+    connector.connect(name, stream).await.map_err(|error| match error.kind() {
+        _ if plain.load(Ordering::Relaxed) => GAVE_HTTP.into(),
+        io::ErrorKind::UnexpectedEof => "EOF".into(),
+        _ => format!("tls: {error}"),
     })
 }
 
@@ -40,6 +52,41 @@ fn config() -> Result<Arc<ClientConfig>, Error> {
     // Nothing is kept between two probes.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// A connection that notes whether the first that came is the beginning of an answer in HTTP.
+#[derive(Debug)]
+pub(super) struct Watched {
+    stream: TcpStream,
+    read: bool,
+    plain: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let done = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if !self.read && done.is_ready() {
+            self.read = true;
+            let first = buf.filled().get(before..).unwrap_or_default();
+            self.plain.store(first.starts_with(b"HTTP/"), Ordering::Relaxed);
+        }
+        done
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 #[derive(Debug)]

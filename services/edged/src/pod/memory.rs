@@ -1,13 +1,15 @@
 //! What a worker remembers between two looks at the runtime.
 //!
 //! Lives in the worker alone and dies with the process: an agent that starts again computes the same
-//! from the runtime's annotations, except that failed pulls and mounts are tried at once. Bounded by
+//! from the runtime's annotations, except that failed pulls and mounts are tried at once, and that what it
+//! was about to restart is judged by its exit code, as in the kubelet. Bounded by
 //! the number of containers of the pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::UnixMs;
 use super::backoff::{Delay, Retry};
+use super::observed::Container;
 use super::resize::Pending;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +49,10 @@ pub(crate) struct ContainerMemory {
     /// Why the last attempt to do so failed, and when it is tried again.
     pub(crate) resize_error: Option<String>,
     pub(crate) resize_retry: Retry,
+    /// The container that was told to end so that another one starts, whatever it ends with.
+    pub(crate) restart: Option<String>,
+    /// The container whose postStart hook failed: it must not run.
+    pub(crate) hook_failed: Option<String>,
     /// What users see while it does not run.
     pub(crate) waiting: Option<Waiting>,
 }
@@ -67,6 +73,16 @@ impl Waiting {
 impl Memory {
     pub(crate) fn container(&mut self, name: &str) -> &mut ContainerMemory {
         self.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// Whether this very container makes way for another one.
+    pub(crate) fn restarts(&self, c: &Container) -> bool {
+        self.containers.get(&c.name).is_some_and(|known| known.restart.as_ref() == Some(&c.id))
+    }
+
+    /// Whether the postStart hook of this very container failed.
+    pub(crate) fn hook_failed(&self, c: &Container) -> bool {
+        self.containers.get(&c.name).is_some_and(|known| known.hook_failed.as_ref() == Some(&c.id))
     }
 
     /// Something the pod refers to has changed: what failed may work now.

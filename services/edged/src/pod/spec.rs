@@ -117,6 +117,12 @@ fn ordinary(c: &EphemeralContainer) -> Container {
     }
 }
 
+/// The container that an ephemeral one of that name looks at.
+pub(crate) fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let found = pod.spec().ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
+    found.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 /// An init container that goes on running beside the others.
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")

@@ -256,6 +256,12 @@ impl Worker {
     async fn perform_one(&mut self, control: &Control, seen: &Observed, step: &Step) -> Option<Done> {
         let stopping = matches!(step, Step::StopContainers(_));
         let can_be_cut = stopping || matches!(step, Step::StartContainer { .. });
+        if let Step::StopContainers(stops) = step {
+            // Before the first of them ends: the status that is told meanwhile knows that the pod goes on.
+            for stop in stops.iter().filter(|s| s.restart) {
+                self.memory.container(&stop.name).restart = Some(stop.id.clone());
+            }
+        }
         let context = Arc::clone(&self.context);
         let mut memory = std::mem::take(&mut self.memory);
         let before = memory.clone();

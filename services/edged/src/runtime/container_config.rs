@@ -21,6 +21,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) environment: &'a std::collections::BTreeMap<String, String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) restart_count: u32,
+    /// The container whose processes an ephemeral one shall see.
+    pub(crate) target: Option<String>,
     pub(crate) node_resources: &'a resources::NodeResources,
 }
 
@@ -37,7 +39,8 @@ pub(crate) fn build(pod: &Pod, container: &Container, parts: Parts<'_>) -> Resul
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, |name| parts.environment.get(name).cloned())).collect()
     };
-    let security_context = security::of_container(pod, container, parts.image, parts.root, parts.user_ids)?;
+    let mut security_context = security::of_container(pod, container, parts.image, parts.root, parts.user_ids)?;
+    security::see_processes_of(&mut security_context, parts.target);
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: parts.restart_count }),
         image: Some(ImageSpec {

@@ -140,6 +140,15 @@ pub(crate) fn of_container(
     })
 }
 
+/// Puts a container into the process namespace of another one, unless it shares one with more than that.
+pub(crate) fn see_processes_of(context: &mut LinuxContainerSecurityContext, target: Option<String>) {
+    let alone = |o: &&mut NamespaceOption| o.pid() == NamespaceMode::Container;
+    if let (Some(id), Some(options)) = (target, context.namespace_options.as_mut().filter(alone)) {
+        options.set_pid(NamespaceMode::Target);
+        options.target_id = id;
+    }
+}
+
 fn check_not_root(
     pod: &Pod,
     container: &Container,

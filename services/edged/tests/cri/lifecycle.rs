@@ -166,6 +166,26 @@ async fn an_ephemeral_container_joins_a_running_pod_and_runs_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_container_sees_the_processes_of_its_target() {
+    let node = Node::start().await;
+    node.put_pod("p", "uid-1", json!({"terminationGracePeriodSeconds": 1, "containers": [shell("exec sleep 98765")]}));
+    node.until_running("uid-1").await;
+    let mut pod = node.hub.get(kinds::POD, "test", "p").unwrap();
+    let debug = |name: &str, target: &str| {
+        let command = json!(["/bin/sh", "-c", "echo first=$(tr '\\0' ' ' < /proc/1/cmdline)"]);
+        json!({"name": name, "image": IMAGE, "command": command, "targetContainerName": target})
+    };
+    pod["spec"]["ephemeralContainers"] = json!([debug("alone", ""), debug("target", "c"), debug("none", "gone")]);
+    node.hub.put(kinds::POD, "test", "p", pod);
+    let log = |name: &str| node.log("p", "uid-1", name, 0);
+    wait("its log", || log("target").contains("first=sleep 98765"), || log("target")).await;
+    wait("its log", || log("alone").contains("first=/bin/sh"), || log("alone")).await;
+    node.until_event("uid-1", "Failed", "Error: unable to find target container gone").await;
+    let status = node.status("uid-1");
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readiness_gates_are_opened_from_the_api() {
     let node = Node::start().await;
     let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [shell("sleep 1000")],

@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::events::{Kind, Subject};
 use crate::fields::Facts;
 use crate::handler::{self, Action, Outcome, Purpose, Target};
+use crate::pod::plan::FAILED_POST_START_HOOK;
 use crate::pod::spec::PodExt;
 
 /// A postStart hook has no time limit of its own; a deletion ends it. The runtime wants a number.
@@ -31,10 +32,10 @@ pub(super) async fn post_start(
     let subject = Subject::container(pod, &container.name);
     tracing::warn!(pod = %pod.full_name(), container = container.name, why, "postStart hook failed");
     context.events.record(&subject, Kind::Warning, "FailedPostStartHook", "PostStartHook failed");
-    context.events.record(&subject, Kind::Normal, "Killing", "FailedPostStartHook");
+    context.events.record(&subject, Kind::Normal, "Killing", FAILED_POST_START_HOOK);
     let grace = pod.grace_seconds().max(AT_ONCE_S);
     if let Err(status) = context.cri.stop_container(id, grace).await {
-        // It is seen running and goes on: the same as a kubelet that was restarted here.
+        // The plan sees it running and stops it again.
         tracing::warn!(pod = %pod.full_name(), code = ?status.code(), "container not stopped after its hook failed");
     }
     Err(why)
@@ -78,7 +79,11 @@ async fn run(
     let pod_ip = ips.first().map(String::as_str).unwrap_or_default();
     let target = Target { cri: &context.cri, container_id: id, container, pod_ip };
     match handler::run(target, action, Purpose::Hook, within).await {
-        Outcome::Success | Outcome::Warning(_) => Ok(()),
+        Outcome::Success => Ok(()),
+        Outcome::Warning(text) => {
+            context.events.record(&Subject::pod(pod), Kind::Warning, "LifecycleHTTPFallback", &text);
+            Ok(())
+        }
         Outcome::Failure(why) | Outcome::Unknown(why) => Err(why),
     }
 }

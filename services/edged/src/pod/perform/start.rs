@@ -64,7 +64,7 @@ pub(super) async fn start(
         Err(waiting) => return failed(memory, waiting, IMAGE),
     };
     let facts = facts(context, seen);
-    let config = match configure(context, pod, container, &image, &facts, restart_count).await {
+    let config = match configure(context, pod, container, &image, &facts, seen, restart_count).await {
         Ok(config) => config,
         Err(problem) => {
             let message = problem.text().to_owned();
@@ -112,7 +112,9 @@ pub(super) async fn start(
     match hooks::post_start(context, pod, container, &id, &facts, hook).await {
         Ok(()) => Done::Yes,
         Err(message) => {
-            memory.container(name).waiting = Some(Waiting::new("PostStartHookError", message));
+            let entry = memory.container(name);
+            entry.waiting = Some(Waiting::new("PostStartHookError", message));
+            entry.hook_failed = Some(id);
             Done::Failed
         }
     }
@@ -134,6 +136,7 @@ async fn configure(
     container: &Container,
     image: &skerry_proto::cri::v1::Image,
     facts: &Facts,
+    seen: &Observed,
     restart_count: u32,
 ) -> Result<skerry_proto::cri::v1::ContainerConfig, Problem> {
     // Variables of services are fixed when a container starts. Just after the agent's start they may
@@ -142,6 +145,13 @@ async fn configure(
     if links && !context.objects.in_sync(kinds::SERVICE) && context.started.elapsed() < SERVICES_SETTLE {
         return Err(Problem::Pending("services are not known yet".into()));
     }
+    let target = match spec::target(pod, &container.name) {
+        None => None,
+        Some(name) => match seen.latest(name) {
+            Some(found) => Some(found.id.clone()),
+            None => return Err(Problem::Config(format!("unable to find target container {name}"))),
+        },
+    };
     let environment = env::resolve(pod, container, &context.objects, facts)?;
     for message in &environment.skipped {
         context.events.record(
@@ -183,6 +193,7 @@ async fn configure(
         environment: &environment.values,
         mounts,
         restart_count,
+        target,
         node_resources: &context.resources,
     };
     container_config::build(pod, container, parts).map_err(Problem::Config)

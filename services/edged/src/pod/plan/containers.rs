@@ -12,6 +12,9 @@ use crate::pod::observed::{Container, Observed, State};
 use crate::pod::resize::{self, Change};
 use crate::pod::spec::{PodExt, RestartPolicy, is_sidecar};
 
+/// Why a container is stopped whose postStart hook failed, as the kubelet says it.
+pub(crate) const FAILED_POST_START_HOOK: &str = "FailedPostStartHook";
+
 /// What the containers of a pod need next.
 pub(super) fn containers(view: &View<'_>, sandbox: &str) -> Plan {
     let View { pod, seen, .. } = *view;
@@ -74,7 +77,11 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
                     None => plan.steps.push(Step::ResizeContainer { id: c.id.clone(), name: c.name.clone() }),
                 }
             }
-            plan.steps.extend(stop.map(|stop| Step::StopContainers(vec![stop])));
+            match stop.map(|stop| (stop, memory.stop_retry.waits(now))) {
+                Some((_, Some(at))) => plan.wake_by(at),
+                Some((stop, None)) => plan.steps.push(Step::StopContainers(vec![stop])),
+                None => {}
+            }
             return started;
         }
         // Nobody can tell what it does: it must be gone before another one starts.
@@ -104,7 +111,7 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
     }
     // Init containers run once per sandbox; others have ended for the pod, wherever that was.
     let is_init = pod.init_containers().iter().any(|c| c.name == spec.name);
-    if !may_start_again(pod, spec, if is_init { here } else { latest }) {
+    if !may_start_again(view, spec, if is_init { here } else { latest }) {
         return false;
     }
     let mut restart_count = 0;
@@ -146,19 +153,26 @@ fn start(view: &View<'_>, spec: &Spec, sandbox: &str, restart_count: u32, plan: 
     }
 }
 
-/// Why and how a running container is stopped, to be started again.
+/// Why and how a running container is stopped. As in the kubelet, one that its spec no longer describes is
+/// started again whatever the restart policy; an unhealthy one under any policy but `Never`, also when it
+/// ends well; after a failed hook the policy decides.
 fn must_restart(view: &View<'_>, spec: &Spec, c: &Container) -> Option<Stop> {
+    let again = |stop| Stop { restart: true, ..stop };
     if c.hash != labels::hash(spec) && !c.image.is_empty() && Some(&c.image) != spec.image.as_ref() {
         let reason = format!("Container {} definition changed, will be restarted", c.name);
-        return Some(stop(view, c, view.pod.grace_seconds(), reason));
+        return Some(again(stop(view, c, view.pod.grace_seconds(), reason)));
     }
     if resize::change(spec, c, view.memory) == Change::Restart {
         let reason = format!("Container {} resize requires restart", c.name);
-        return Some(stop(view, c, view.pod.grace_seconds(), reason));
+        return Some(again(stop(view, c, view.pod.grace_seconds(), reason)));
+    }
+    if view.memory.hook_failed(c) {
+        return Some(stop(view, c, view.pod.grace_seconds(), FAILED_POST_START_HOOK.into()));
     }
     let unhealthy = view.probes.unhealthy(c)?;
     let grace = unhealthy.grace_s.unwrap_or_else(|| view.pod.grace_seconds());
-    Some(stop(view, c, grace, unhealthy.message.clone()))
+    let restart = is_sidecar(spec) || view.pod.restart_policy() != RestartPolicy::Never;
+    Some(Stop { restart, ..stop(view, c, grace, unhealthy.message.clone()) })
 }
 
 /// How often the container was restarted, as the API knows it, if it ever ran.
@@ -171,12 +185,12 @@ fn restarts_in_status(pod: &Pod, name: &str) -> Option<u32> {
 }
 
 /// Whether the restart policy lets the container run (again).
-fn may_start_again(pod: &Pod, spec: &Spec, before: Option<&Container>) -> bool {
+fn may_start_again(view: &View<'_>, spec: &Spec, before: Option<&Container>) -> bool {
     let Some(ended) = before.filter(|c| c.state == State::Exited) else { return true };
-    if is_sidecar(spec) {
+    if is_sidecar(spec) || view.memory.restarts(ended) {
         return true;
     }
-    match pod.restart_policy() {
+    match view.pod.restart_policy() {
         RestartPolicy::Always => true,
         RestartPolicy::OnFailure => ended.exit_code != 0,
         RestartPolicy::Never => false,

@@ -7,7 +7,7 @@ use crate::pod::spec::{PodExt, RestartPolicy, is_sidecar};
 
 /// Whether the pod has come to its end by itself or for a reason of the node.
 pub(crate) fn has_ended(view: &View<'_>) -> bool {
-    let View { pod, seen, .. } = *view;
+    let View { pod, seen, memory, .. } = *view;
     if view.failure.is_some() || pod.ended_before() {
         return true;
     }
@@ -23,6 +23,7 @@ pub(crate) fn has_ended(view: &View<'_>) -> bool {
     let all_done = !pod.containers().is_empty()
         && pod.containers().iter().all(|c| {
             seen.latest(&c.name).is_some_and(|c| match policy {
+                _ if memory.restarts(c) => false,
                 RestartPolicy::Never => c.state == State::Exited,
                 _ => c.succeeded(),
             })
@@ -91,5 +92,6 @@ pub(super) fn stop(view: &View<'_>, c: &Container, grace_s: i64, reason: String)
         reason,
         pre_stop: hook && c.state == State::Running && !view.memory.pre_stopped.contains(&c.id),
         turn: 0,
+        restart: false,
     }
 }

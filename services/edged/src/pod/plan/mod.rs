@@ -20,7 +20,7 @@ mod containers;
 mod end;
 mod run;
 
-pub(crate) use containers::note_restart;
+pub(crate) use containers::{FAILED_POST_START_HOOK, note_restart};
 pub(crate) use end::has_ended;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -100,6 +100,8 @@ pub(crate) struct Stop {
     pub(crate) pre_stop: bool,
     /// It is told to end when all of a lower turn have ended.
     pub(crate) turn: usize,
+    /// Another one is started after it, whatever it ends with.
+    pub(crate) restart: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

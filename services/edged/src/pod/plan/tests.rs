@@ -171,6 +171,54 @@ fn a_changed_image_replaces_the_container_and_a_changed_hash_alone_does_not() {
     assert!(matches!(&got[..], [Step::StopContainers(s)] if s[0].id == running.id), "{got:?}");
 }
 
+/// What becomes of a container that a probe, another image or a failed hook stops, and that ends well then.
+#[test]
+fn a_container_that_was_stopped_to_be_restarted_is_restarted_whatever_it_ends_with() {
+    let list = |c: &Container| seen(vec![sandbox(0, true)], vec![c.clone()]);
+    let running = container("c", "s0", State::Running, 0, 0);
+    for (policy, why, restart) in [
+        ("Always", "probe", true),
+        ("OnFailure", "probe", true),
+        ("Never", "probe", false),
+        ("OnFailure", "image", true),
+        ("Never", "image", true),
+        ("OnFailure", "hook", false),
+        ("Never", "hook", false),
+    ] {
+        let pod = simple(policy);
+        let (mut running, mut memory, mut probes) = (running.clone(), ready(), Results::default());
+        match why {
+            "probe" => {
+                let unhealthy = Some(Unhealthy::default());
+                let outcome = Outcome { container_id: running.id.clone(), started: true, ready: true, unhealthy };
+                probes.set("c", outcome);
+            }
+            "image" => (running.hash, running.image) = ("old".into(), "i:0".into()),
+            _ => memory.container("c").hook_failed = Some(running.id.clone()),
+        }
+        let look = |seen: &Observed, memory: &Memory, now| {
+            let failure = None;
+            let view = View { pod: &pod, desired: Desired::Run, seen, memory, probes: &probes, failure, now };
+            (plan(&view), has_ended(&view))
+        };
+        let (got, _) = look(&list(&running), &memory, NOW);
+        let [Step::StopContainers(stops)] = &got.steps[..] else { panic!("{policy} {why}: {got:?}") };
+        assert_eq!(stops[0].restart, restart, "{policy} {why}");
+        // The runtime did not stop it: it is tried again, not at once.
+        memory.stop_retry.failed(NOW, crate::pod::backoff::RETRY);
+        let (got, _) = look(&list(&running), &memory, NOW);
+        assert_eq!((got.steps, got.wake_at), (vec![], Some(NOW + 1_000)), "{policy} {why}");
+        if restart {
+            memory.container("c").restart = Some(running.id.clone());
+        }
+        let ended = list(&Container { state: State::Exited, finished_ms: NOW - 1_000, ..running });
+        let (got, over) = look(&ended, &memory, NOW + 1_000);
+        assert_eq!(over, !restart, "{policy} {why}");
+        let next = if restart { start("c", 1) } else { Step::StopSandbox { id: "s0".into() } };
+        assert_eq!(got.steps, [next], "{policy} {why}");
+    }
+}
+
 #[test]
 fn an_unhealthy_container_is_stopped_with_the_grace_of_its_probe() {
     let pod = pod(&json!({"terminationGracePeriodSeconds": 7, "containers": [{"name": "c"}]}));
@@ -190,8 +238,15 @@ fn an_unhealthy_container_is_stopped_with_the_grace_of_its_probe() {
             failure: None,
             now: NOW,
         };
-        let stop =
-            Stop { id: running.id.clone(), name: "c".into(), grace_s: want, reason: message, pre_stop: false, turn: 0 };
+        let stop = Stop {
+            id: running.id.clone(),
+            name: "c".into(),
+            grace_s: want,
+            reason: message,
+            pre_stop: false,
+            turn: 0,
+            restart: true,
+        };
         assert_eq!(plan(&view).steps, [Step::StopContainers(vec![stop])]);
         let gone = Desired::End { deadline: NOW + 9_000 };
         assert!(

@@ -101,6 +101,9 @@ impl World {
                     assert!(!ending || stop.name != "side" || others.all(|c| before(&c.name)), "P6");
                     drop(others);
                     self.stopped.insert(stop.id.clone());
+                    if stop.restart {
+                        self.memory.container(&stop.name).restart = Some(stop.id.clone());
+                    }
                     self.end_containers(|c| c.id == stop.id);
                 }
             }

@@ -66,6 +66,7 @@ pub(super) fn status(inputs: &Inputs<'_>, spec: &Spec, init: bool) -> ContainerS
             let starts_again = !ending
                 && match pod.restart_policy() {
                     _ if is_ephemeral(pod, &spec.name) => false,
+                    _ if memory.restarts(c) => true,
                     _ if is_sidecar(spec) => true,
                     _ if init => !c.succeeded() && pod.restart_policy() != RestartPolicy::Never,
                     RestartPolicy::Always => true,

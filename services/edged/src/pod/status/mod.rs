@@ -95,7 +95,7 @@ pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
 
 /// The phase, and whether it is Failed because of [`View::failure`].
 fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]) -> (&'static str, bool) {
-    let View { pod, seen, desired, failure, .. } = inputs.view;
+    let View { pod, seen, memory, desired, failure, .. } = inputs.view;
     let before = inputs.before.or(pod.status.as_ref()).and_then(|s| s.phase.as_deref());
     match before {
         Some("Succeeded") => return ("Succeeded", false),
@@ -108,8 +108,12 @@ fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]
         return ("Failed", true);
     }
     let phase = by_containers(inputs, init, main, matches!(desired, Desired::End { .. }) && !still);
+    let goes_on = |name: &str| seen.latest(name).is_some_and(|c| memory.restarts(c));
+    let again = desired == Desired::Run && pod.containers().iter().any(|c| goes_on(&c.name));
     match phase {
-        "Succeeded" | "Failed" if still => (if before == Some("Running") { "Running" } else { "Pending" }, false),
+        "Succeeded" | "Failed" if still || again => {
+            (if before == Some("Running") { "Running" } else { "Pending" }, false)
+        }
         _ => (phase, false),
     }
 }

@@ -299,3 +299,15 @@ fn the_generation_that_was_seen_is_said() {
         (&json!(4), &json!(4))
     );
 }
+
+#[test]
+fn a_container_that_makes_way_for_another_one_does_not_end_its_pod() {
+    let spec = json!({"restartPolicy": "OnFailure", "containers": [{"name": "c"}]});
+    let mut case = Case::new(&spec).with("c", State::Exited, 0);
+    assert_eq!(case.status().phase.as_deref(), Some("Succeeded"));
+    case.memory.container("c").restart = Some(case.seen.containers[0].id.clone());
+    case.before = Some(PodStatus { phase: Some("Running".into()), ..PodStatus::default() });
+    assert_eq!(case.status().phase.as_deref(), Some("Running"));
+    case.desired = Desired::End { deadline: NOW };
+    assert_eq!(case.status().phase.as_deref(), Some("Succeeded"), "deleted, it has ended");
+}

@@ -143,6 +143,19 @@ async fn an_unhealthy_container_is_restarted_and_the_count_only_grows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unhealthy_container_is_restarted_though_it_ends_well() {
+    let node = Node::start().await;
+    let run = "trap 'exit 0' TERM; touch /tmp/up; while true; do sleep 0.1 & wait $!; done";
+    let mut spec = pod(run, json!({ "livenessProbe": exec("test ! -f /tmp/up") }));
+    spec["restartPolicy"] = "OnFailure".into();
+    node.put_pod("p", "uid-1", spec);
+    let status = node.until("uid-1", "a restart", |s| restarts(s) >= 1).await;
+    let last = &status["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!((&last["exitCode"], &last["reason"]), (&json!(0), &json!("Completed")), "{status:#}");
+    assert!(reports(&node, "uid-1").iter().all(|s| s["phase"] != "Succeeded"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readiness_waits_for_its_delay_and_never_restarts() {
     const DELAY: i64 = 4;
     let node = Node::start().await;
