@@ -1,7 +1,8 @@
 //! Reads a log file from where it is wanted, and goes on as it grows.
 //!
 //! At the end of the file a follower looks again every [`POLL`]: whether it grew, whether another file has
-//! its name (the log was rotated: the old one is read to its end first), and every [`ASK`] whether the
+//! its name (the log was rotated: the old one is read to its end first, where the writer may still be for a
+//! moment), and every [`ASK`] whether the
 //! container still runs. When it does not, what was written last is read and the log ends. A runtime that
 //! does not answer proves nothing, so the log goes on. Limits: one buffer; [`TOTAL`].
 
@@ -36,6 +37,8 @@ pub(super) struct Reader {
     file: File,
     inode: u64,
     offset: u64,
+    /// The file that has the name now: it is next when this one is read to its end.
+    next: Option<File>,
 }
 
 impl Reader {
@@ -48,7 +51,7 @@ impl Reader {
             None => 0,
         };
         file.seek(SeekFrom::Start(offset)).await?;
-        Ok(Self { path, file, inode: meta.ino(), offset })
+        Ok(Self { path, file, inode: meta.ino(), offset, next: None })
     }
 
     /// Sends what is wanted until there is no more, the client is gone, or time is over.
@@ -104,8 +107,16 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes up the new file when another one has the name, or begins anew when it was cut.
+    /// Begins anew when the file was cut; when another one has the name, takes it up after one more look at the
+    /// end of this one, since lines may have come between the last look and the rotation.
     async fn rotated(&mut self, lines: &mut Lines) -> io::Result<bool> {
+        if let Some(next) = self.next.take() {
+            self.inode = next.metadata().await?.ino();
+            self.file = next;
+            self.offset = 0;
+            lines.forget_pending();
+            return Ok(true);
+        }
         let meta = match tokio::fs::metadata(&self.path).await {
             Ok(meta) => meta,
             // Between two files, or removed with its container.
@@ -113,8 +124,9 @@ impl Reader {
             Err(error) => return Err(error),
         };
         if meta.ino() != self.inode {
-            self.file = File::open(&self.path).await?;
-            self.inode = self.file.metadata().await?.ino();
+            self.next = Some(File::open(&self.path).await?);
+            tokio::time::sleep(POLL).await;
+            return Ok(true);
         } else if meta.len() < self.offset {
             self.file.seek(SeekFrom::Start(0)).await?;
         } else {
@@ -215,6 +227,27 @@ mod tests {
         }
         assert_eq!(rest, "two\nthree\n");
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_came_just_before_the_rotation_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut first = std::fs::File::create(&path).unwrap();
+        let options = Options { follow: true, ..Options::default() };
+        let mut reader = Reader::open(path.clone(), &options).await.unwrap();
+        let mut lines = Lines::new(&options);
+        let mut text = String::new();
+        assert_eq!(reader.file.read_to_string(&mut text).await.unwrap(), 0, "it has seen the end");
+        write!(first, "old ").unwrap();
+        std::fs::rename(&path, dir.path().join("0.log.old")).unwrap();
+        std::fs::write(&path, "new").unwrap();
+        for _ in 0..2 {
+            assert!(reader.rotated(&mut lines).await.unwrap());
+            reader.file.read_to_string(&mut text).await.unwrap();
+        }
+        assert_eq!(text, "old new");
+        assert!(!reader.rotated(&mut lines).await.unwrap());
     }
 
     #[tokio::test]
