@@ -11,6 +11,7 @@ mod names;
 pub mod drain;
 pub mod exit;
 pub mod kinds;
+pub mod notify;
 pub mod process;
 pub mod quantity;
 pub mod relay;

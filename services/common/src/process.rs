@@ -11,7 +11,7 @@ use std::time::Duration;
 use skerry_telemetry::admin::Admin;
 use skerry_telemetry::{LogConfig, LogFormat, Readiness, Registry};
 
-use crate::{ConfigError, chain, drain, exit, shutdown};
+use crate::{ConfigError, chain, drain, exit, notify, shutdown};
 
 /// How long a process may take to stop.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -90,6 +90,7 @@ where
     F: FnOnce(Process) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
+    notify::close_handed_over();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, exit::FAILED),

@@ -35,7 +35,7 @@ use crate::pod::statuses::Statuses;
 use crate::reports::Outbox;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
-use crate::runtime::{Cri, find};
+use crate::runtime::{Cri, find, forget_earlier_agents};
 use crate::server::{Server, Shared, Streams};
 use crate::static_pods::StaticPods;
 use crate::userns::UserNamespaces;
@@ -208,6 +208,8 @@ impl Edged {
             Error::Runtime("the eviction ended".into())
         });
         tasks.spawn(agent.run(batch_rx, news_rx));
+        let mut earlier = JoinSet::new();
+        earlier.spawn(forget_earlier_agents());
 
         let result = tokio::select! {
             ended = tasks.join_next() => Err(match ended {

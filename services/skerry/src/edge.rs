@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skerry_common::{NodeName, drain, exit};
+use skerry_common::{NodeName, drain, exit, notify};
 use skerry_edged::{Edged, NodeConfig};
 use skerry_edgehub::EdgeHub;
 use skerry_identity::{Clock, CredentialStore, Credentials, TrustDomain};
@@ -24,7 +24,7 @@ use tonic::Request;
 use crate::failure::{Context as _, Failure, Result};
 use crate::files::write_atomically;
 use crate::tasks::Tasks;
-use crate::{dial, notify, places};
+use crate::{dial, places};
 
 /// Time for the last reports to be stored and the connection to be closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -189,6 +189,7 @@ impl EdgeConfig {
 
 /// Runs the node's services until told to stop.
 pub(crate) async fn run(args: EdgeArgs) -> Result<()> {
+    notify::close_handed_over();
     let config = EdgeConfig::load(&args.data_dir)?;
     let deadline = DRAIN.saturating_add(Duration::try_from(config.node.shutdown_grace_period).unwrap_or_default());
     let mut tasks = Tasks::new(deadline);

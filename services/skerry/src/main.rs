@@ -29,7 +29,6 @@ mod kubernetes;
 mod net;
 #[cfg(feature = "cloud")]
 mod node;
-mod notify;
 mod places;
 mod pods;
 #[cfg(feature = "cloud")]

@@ -72,7 +72,7 @@ impl Tasks {
         if let Err(failure) = &outcome {
             tracing::error!(%failure, "stopping");
         }
-        crate::notify::notify("STOPPING=1");
+        skerry_common::notify::notify("STOPPING=1");
         if self.trigger.drain().await == drain::Drained::Forced {
             tracing::warn!("not everything stopped in time");
         }

@@ -245,7 +245,7 @@ impl Worker {
             match done {
                 Some(Done::Yes) => {}
                 // Other containers of the pod may still start.
-                Some(Done::Failed) if matches!(step, Step::StartContainer { .. }) => {}
+                Some(Done::Failed) if step.is_start() => {}
                 Some(Done::Failed) | None => break,
             }
         }
@@ -255,7 +255,7 @@ impl Worker {
     /// `None`: cut short by a deletion.
     async fn perform_one(&mut self, control: &Control, seen: &Observed, step: &Step) -> Option<Done> {
         let stopping = matches!(step, Step::StopContainers(_));
-        let can_be_cut = stopping || matches!(step, Step::StartContainer { .. });
+        let can_be_cut = stopping || step.is_start();
         if let Step::StopContainers(stops) = step {
             // Before the first of them ends: the status that is told meanwhile knows that the pod goes on.
             for stop in stops.iter().filter(|s| s.restart) {

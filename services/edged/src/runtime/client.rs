@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_common::notify::Held;
 use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
@@ -23,7 +24,7 @@ use skerry_proto::cri::v1::{
     StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest, VersionResponse,
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
-use skerry_rpc::{Channel, deadline};
+use skerry_rpc::{Channel, ClientLimits, Target, deadline};
 use tonic::{Code, Status};
 
 use crate::pod::labels;
@@ -41,6 +42,16 @@ const EXEC_MARGIN: Duration = Duration::from_secs(5);
 /// A large image over a thin line.
 const PULL: Duration = Duration::from_secs(3600);
 
+/// When the agent is killed, the runtime finishes the calls that were under way: one that is cut off while it
+/// starts a container kills it again, and the next agent would start it a second time.
+static CONNECTION: Held = Held::new("cri");
+
+/// Lets go of connections of earlier agents, when nothing of theirs is under way any more.
+pub(crate) async fn forget_earlier_agents() {
+    tokio::time::sleep(SANDBOX).await;
+    CONNECTION.forget_older();
+}
+
 /// See the module documentation.
 #[derive(Debug, Clone)]
 pub(crate) struct Cri {
@@ -54,7 +65,7 @@ type Reply<T> = Result<T, Status>;
 impl Cri {
     /// A client for a socket; nothing is connected yet.
     pub(crate) fn new(socket: &Path, node: &str) -> Self {
-        let channel = Channel::unix(socket);
+        let channel = Channel::lazy(&Target::unix_held(socket, &CONNECTION), ClientLimits::local());
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(CRI_MESSAGE_BYTES),
             images: ImageServiceClient::new(channel).max_decoding_message_size(CRI_MESSAGE_BYTES),

@@ -11,4 +11,4 @@ pub(crate) mod sandbox_config;
 pub(crate) mod security;
 pub(crate) mod sysctls;
 
-pub(crate) use client::Cri;
+pub(crate) use client::{Cri, forget_earlier_agents};

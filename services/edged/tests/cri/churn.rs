@@ -19,6 +19,7 @@ use skerry_test_support::Containerd;
 use crate::hub::Hub;
 use crate::ledger::{Ledger, Life, container, mark};
 use crate::left::Places;
+use crate::manager::Manager;
 use crate::node::{IMAGE, wait_within};
 
 /// Kills of the short form.
@@ -120,6 +121,7 @@ struct Churn {
     ledger: Ledger,
     places: Places,
     agent: Option<Child>,
+    manager: Manager,
     config: PathBuf,
     /// Pods that were made and not deleted, by name.
     live: BTreeMap<String, (String, Shape)>,
@@ -150,12 +152,26 @@ impl Churn {
             "cgroupRoot": containerd.cgroup_root(), "node": { "evictionHard": {} },
         });
         std::fs::write(&config, text.to_string()).unwrap();
+        let manager = Manager::start(&dir.join("notify"));
         let uids = format!("churn{}", std::process::id());
         let places = Places::of(&mut containerd);
         assert!(places.ctr(&["images", "tag", IMAGE, OTHER_IMAGE]).contains(OTHER_IMAGE));
         let ledger = Ledger::new(&dir.join("ledger"), &format!("{uids}-"));
         let (live, ending) = (BTreeMap::new(), BTreeMap::new());
-        Self { uids, hub, ledger, places, agent: None, config, live, ending, made: 0, _hub_stop: hub_stop, containerd }
+        Self {
+            uids,
+            hub,
+            ledger,
+            places,
+            agent: None,
+            manager,
+            config,
+            live,
+            ending,
+            made: 0,
+            _hub_stop: hub_stop,
+            containerd,
+        }
     }
 
     fn launch(&mut self) {
@@ -163,6 +179,7 @@ impl Churn {
         let child = Command::new(env!("CARGO_BIN_EXE_skerry-edged"))
             .args(["--admin", "127.0.0.1:0", "--log", "info", "--config"])
             .arg(&self.config)
+            .env("NOTIFY_SOCKET", self.manager.socket())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -251,9 +268,15 @@ impl Churn {
         }
     }
 
-    fn log(&self) -> String {
+    /// What the agent said last, and all of it about the pods that are named in `about`.
+    fn log(&self, about: &[String]) -> String {
         let text = std::fs::read_to_string(self.containerd.dir().join("edged.log")).unwrap_or_default();
-        text.lines().rev().take(40).collect::<Vec<_>>().join("\n")
+        let pods: Vec<String> =
+            about.iter().filter_map(|a| a.split(' ').next()?.rsplit('-').next().map(|n| format!("\"p{n}\""))).collect();
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines.len().saturating_sub(40);
+        let told = lines.iter().enumerate().filter(|(at, line)| *at >= last || pods.iter().any(|p| line.contains(p)));
+        told.map(|(_, line)| *line).collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until every pod is where it is going to.
@@ -263,7 +286,7 @@ impl Churn {
             let live = this.live.iter().filter(|(_, (uid, shape))| !status(uid).is_some_and(|s| shape.is_settled(&s)));
             live.map(|(name, (uid, shape))| format!("{name} {shape:?} {:#}", status(uid).unwrap_or_default())).collect()
         };
-        let state = || format!("{:#?}\n{}\n{}", unsettled(self), self.ledger.text(), self.log());
+        let state = || format!("{:#?}\n{}\n{}", unsettled(self), self.ledger.text(), self.log(&[]));
         wait_within(PATIENCE, "all pods to settle", || unsettled(self).is_empty(), state).await;
         for (uid, shape) in self.live.values() {
             for (name, life) in shape.lives() {
@@ -276,7 +299,7 @@ impl Churn {
 
     fn check(&self) {
         let wrong = self.ledger.findings();
-        assert!(wrong.is_empty(), "{wrong:#?}\n{}\n{}", self.ledger.text(), self.log());
+        assert!(wrong.is_empty(), "{wrong:#?}\n{}\n{}", self.ledger.text(), self.log(&wrong));
     }
 
     /// Deletes everything and waits until nothing is left.
@@ -286,11 +309,11 @@ impl Churn {
         }
         let deadline = Instant::now() + PATIENCE;
         while !self.ending.is_empty() {
-            assert!(Instant::now() < deadline, "pods stay: {:?}\n{}", self.ending, self.log());
+            assert!(Instant::now() < deadline, "pods stay: {:?}\n{}", self.ending, self.log(&[]));
             self.take_deletions();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let left = || format!("{:#?}\n{}", self.places.left(&self.uids), self.log());
+        let left = || format!("{:#?}\n{}", self.places.left(&self.uids), self.log(&[]));
         wait_within(PATIENCE, "nothing to be left", || self.places.left(&self.uids).is_empty(), left).await;
         self.check();
     }
@@ -349,7 +372,7 @@ async fn the_checks_of_the_churn_see_what_is_planted() {
     let container = tasks.lines().find(|id| churn.places.ctr(&["containers", "info", id]).contains(&ours)).unwrap();
     churn.places.ctr(&["tasks", "kill", "-s", "SIGKILL", container]);
     let second = || churn.ledger.starts(&uid, "a") == 2;
-    wait_within(PATIENCE, "the second start", second, || churn.log()).await;
+    wait_within(PATIENCE, "the second start", second, || churn.log(&[])).await;
     assert_eq!(churn.ledger.findings(), [format!("{uid} a started 2 times, not 1")]);
 
     // One that its agent has forgotten.

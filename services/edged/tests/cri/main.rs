@@ -11,6 +11,7 @@ mod ledger;
 mod left;
 mod lifecycle;
 mod logs;
+mod manager;
 mod node;
 mod probes;
 mod resources;

@@ -4,6 +4,7 @@
 //! whose TLS handshake succeeds wins; the rest is dropped. The whole has one deadline.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -45,11 +46,14 @@ pub(super) async fn dial(target: &Target, limits: &ClientLimits) -> Result<Diall
 async fn open(target: &Target, limits: &ClientLimits) -> Result<Dialled, ConnectError> {
     let state = || Arc::new(ConnState::new(0, Clock::new()));
     let (transport, state, address) = match &target.0 {
-        Kind::Unix(path) => {
+        Kind::Unix { path, held } => {
             let address = path.display().to_string();
             let socket = UnixStream::connect(path)
                 .await
                 .map_err(|source| ConnectError::Io { address: address.clone(), source })?;
+            if let Some(held) = held {
+                held.hold(socket.as_fd());
+            }
             let state = state();
             (Transport::Plain(Counted::obeying(Socket::Unix(socket), Arc::clone(&state))), state, address)
         }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
+use skerry_common::notify::Held;
 use skerry_identity::CredentialWatch;
 
 use crate::error::ConnectError;
@@ -82,7 +83,7 @@ pub struct Target(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     Tcp { addresses: Arc<[String]>, tls: Option<(ServerName<'static>, ClientTls)>, authority: http::uri::Authority },
-    Unix(PathBuf),
+    Unix { path: PathBuf, held: Option<&'static Held> },
     Pipe(PipeConnector),
 }
 
@@ -121,7 +122,13 @@ impl Target {
 
     /// A unix socket: a service of this machine, or a container runtime.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self(Kind::Unix(path.into()))
+        Self(Kind::Unix { path: path.into(), held: None })
+    }
+
+    /// The same, with each connection held by the service manager: the server goes on with what it was
+    /// asked when this process dies.
+    pub fn unix_held(path: impl Into<PathBuf>, held: &'static Held) -> Self {
+        Self(Kind::Unix { path: path.into(), held: Some(held) })
     }
 
     /// A server of this process.
@@ -135,7 +142,7 @@ impl Target {
         match &self.0 {
             Kind::Tcp { tls: Some(_), authority, .. } => (http::uri::Scheme::HTTPS, authority.clone()),
             Kind::Tcp { authority, .. } => (http::uri::Scheme::HTTP, authority.clone()),
-            Kind::Unix(_) | Kind::Pipe(_) => (http::uri::Scheme::HTTP, local_authority()),
+            Kind::Unix { .. } | Kind::Pipe(_) => (http::uri::Scheme::HTTP, local_authority()),
         }
     }
 }
@@ -144,7 +151,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Kind::Tcp { addresses, .. } => f.write_str(&addresses.join(", ")),
-            Kind::Unix(path) => write!(f, "{}", path.display()),
+            Kind::Unix { path, .. } => write!(f, "{}", path.display()),
             Kind::Pipe(_) => f.write_str("the pipe"),
         }
     }

@@ -70,6 +70,10 @@ pub(crate) async fn perform(
             let start = start::Start { name, sandbox_id, restart_count: *restart_count, committed };
             start::start(context, pod, seen, memory, start).await
         }
+        Step::StartCreated { id, name, restart_count } => {
+            let created = start::Created { id, name, restart_count: *restart_count, committed };
+            start::start_created(context, pod, seen, memory, created).await
+        }
         Step::ResizeContainer { id, name } => resize::resize(context, pod, memory, name, id).await,
         Step::StopContainers(stops) => stop::stop(context, pod, seen, memory, stops).await,
         Step::CleanUp => clean_up(context, pod, memory).await,

@@ -99,22 +99,67 @@ pub(super) async fn start(
         note_restart(memory, seen, name);
         return failed(memory, Waiting::new("RunContainerError", message), RETRY);
     }
-    context.metrics.containers_started.inc();
-    link_log(context, pod, name, restart_count, &id);
-    context.events.record(&subject, Kind::Normal, "Started", &format!("Started container {name}"));
     note_restart(memory, seen, name);
+    started(context, pod, memory, &facts, Created { id: &id, name, restart_count, committed }).await
+}
+
+/// A container that waits for its start.
+pub(super) struct Created<'a> {
+    pub(super) id: &'a str,
+    pub(super) name: &'a str,
+    pub(super) restart_count: u32,
+    pub(super) committed: &'a AtomicBool,
+}
+
+/// Starts a container that an earlier agent created and perhaps started: then the runtime says so, and the
+/// next look shows it.
+pub(super) async fn start_created(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    seen: &Observed,
+    memory: &mut Memory,
+    created: Created<'_>,
+) -> Done {
+    let Ok(_place) = context.starts.acquire().await else { return Done::Failed };
+    created.committed.store(true, Ordering::Relaxed);
+    if let Err(status) = context.cri.start_container(created.id).await {
+        context.metrics.runtime_errors.inc();
+        tracing::info!(pod = %pod.full_name(), container = created.name, message = status.message(), "not started again");
+        memory.container(created.name).retry.failed(now_ms(), RETRY);
+        return Done::Failed;
+    }
+    let facts = facts(context, seen);
+    started(context, pod, memory, &facts, created).await
+}
+
+/// What comes after the start.
+async fn started(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    memory: &mut Memory,
+    facts: &Facts,
+    container: Created<'_>,
+) -> Done {
+    let Created { id, name, restart_count, committed } = container;
+    context.metrics.containers_started.inc();
+    link_log(context, pod, name, restart_count, id);
+    context.events.record(
+        &Subject::container(pod, name),
+        Kind::Normal,
+        "Started",
+        &format!("Started container {name}"),
+    );
     let entry = memory.container(name);
     entry.waiting = None;
     entry.retry.succeeded();
-    let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Done::Yes };
+    let Some(spec) = pod.container(name) else { return Done::Yes };
+    let Some(hook) = spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Done::Yes };
     // The pod waits for it, but not when it is deleted: then the hook ends with the container.
     committed.store(false, Ordering::Relaxed);
-    match hooks::post_start(context, pod, container, &id, &facts, hook).await {
+    match hooks::post_start(context, pod, &spec, id, facts, hook).await {
         Ok(()) => Done::Yes,
         Err(message) => {
-            let entry = memory.container(name);
-            entry.waiting = Some(Waiting::new("PostStartHookError", message));
-            entry.hook_failed = Some(id);
+            memory.container(name).waiting = Some(Waiting::new("PostStartHookError", message));
             Done::Failed
         }
     }

@@ -54,8 +54,7 @@ pub(super) fn containers(view: &View<'_>, sandbox: &str) -> Plan {
 /// An ephemeral container runs once and is never replaced.
 fn ephemeral(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) {
     match view.seen.latest(&spec.name) {
-        // The agent ended between create and start.
-        Some(c) if c.state == State::Created => plan.steps.push(Step::RemoveContainer { id: c.id.clone() }),
+        Some(c) if c.state == State::Created => start_created(view, spec, c, plan),
         Some(_) => {}
         None if restarts_in_status(view.pod, &spec.name).is_some() => {}
         None => start(view, spec, sandbox, 0, plan),
@@ -92,9 +91,8 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
             }));
             return false;
         }
-        // The agent ended between create and start.
         Some(State::Created) => {
-            plan.steps.extend(here.map(|c| Step::RemoveContainer { id: c.id.clone() }));
+            here.into_iter().for_each(|c| start_created(view, spec, c, plan));
             return false;
         }
         Some(State::Exited) | None => {}
@@ -142,14 +140,24 @@ fn keep_running(view: &View<'_>, spec: &Spec, sandbox: &str, plan: &mut Plan) ->
 
 /// Starts a container, unless the last attempt was too short ago.
 fn start(view: &View<'_>, spec: &Spec, sandbox: &str, restart_count: u32, plan: &mut Plan) {
-    let waits = view.memory.containers.get(&spec.name).and_then(|m| m.retry.waits(view.now));
-    match waits {
+    let start = Step::StartContainer { name: spec.name.clone(), sandbox_id: sandbox.to_owned(), restart_count };
+    unless_too_early(view, spec, start, plan);
+}
+
+/// A container that was created and not started: the agent ended in between, or the start is under way.
+fn start_created(view: &View<'_>, spec: &Spec, c: &Container, plan: &mut Plan) {
+    let step = if c.hash == labels::hash(spec) {
+        Step::StartCreated { id: c.id.clone(), name: c.name.clone(), restart_count: c.restart_count }
+    } else {
+        Step::RemoveContainer { id: c.id.clone() }
+    };
+    unless_too_early(view, spec, step, plan);
+}
+
+fn unless_too_early(view: &View<'_>, spec: &Spec, step: Step, plan: &mut Plan) {
+    match view.memory.containers.get(&spec.name).and_then(|m| m.retry.waits(view.now)) {
         Some(at) => plan.wake_by(at),
-        None => plan.steps.push(Step::StartContainer {
-            name: spec.name.clone(),
-            sandbox_id: sandbox.to_owned(),
-            restart_count,
-        }),
+        None => plan.steps.push(step),
     }
 }
 

@@ -72,6 +72,13 @@ pub(crate) enum Step {
         sandbox_id: String,
         restart_count: u32,
     },
+    /// Start a container that an earlier agent created. It may be starting at this moment, so it is neither
+    /// removed nor created again.
+    StartCreated {
+        id: String,
+        name: String,
+        restart_count: u32,
+    },
     /// Give a running container the resources of the spec.
     ResizeContainer {
         id: String,
@@ -86,6 +93,13 @@ pub(crate) enum Step {
     CleanUp,
     /// Nothing is left: report it and forget the pod.
     Finished,
+}
+
+impl Step {
+    /// Whether it starts a container.
+    pub(crate) fn is_start(&self) -> bool {
+        matches!(self, Self::StartContainer { .. } | Self::StartCreated { .. })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,7 @@ fn run_in_sandbox(view: &View<'_>, volumes: bool) -> Plan {
     // Of a lost sandbox that is stopped by now, only the newest dead containers are kept.
     let mut plan = containers(view, &sandbox.id);
     if !volumes {
-        plan.steps.retain(|s| !matches!(s, Step::StartContainer { .. }));
+        plan.steps.retain(|s| !s.is_start());
     }
     if plan.steps.is_empty() {
         plan.steps = garbage(view, &sandbox.id);

@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pod::failure::Failure;
+use crate::pod::labels;
 use crate::pod::memory::{Volumes, Waiting};
 use crate::pod::observed::{Container, Sandbox, State};
+use crate::pod::spec::PodExt;
 use crate::probe::{Outcome, Unhealthy};
 
 pub(super) const NOW: UnixMs = 1_700_000_000_000;
@@ -278,10 +280,21 @@ fn a_sidecar_with_a_startup_probe_holds_the_next_one_back() {
 }
 
 #[test]
-fn a_container_of_an_agent_that_ended_half_way_is_made_anew() {
-    let created = container("c", "s0", State::Created, 0, 2);
-    let got = steps(&simple("Always"), &seen(vec![sandbox(0, true)], vec![created.clone()]));
-    assert_eq!(got, [Step::RemoveContainer { id: created.id }]);
+fn a_container_of_an_agent_that_ended_half_way_is_started_and_not_made_anew() {
+    let pod = simple("Always");
+    let mut created = container("c", "s0", State::Created, 0, 2);
+    created.hash = labels::hash(&pod.container("c").unwrap());
+    let all = |c: &Container| seen(vec![sandbox(0, true)], vec![c.clone()]);
+    let start = Step::StartCreated { id: created.id.clone(), name: "c".into(), restart_count: 2 };
+    assert_eq!(steps(&pod, &all(&created)), [start]);
+    // It is starting at this moment: looked at again later.
+    let mut memory = ready();
+    let at = memory.container("c").retry.failed(NOW, crate::pod::backoff::RETRY);
+    assert!(at > 0);
+    let plan = plan_of(&pod, Desired::Run, &all(&created), &memory, NOW);
+    assert_eq!((plan.steps.len(), plan.wake_at.is_some()), (0, true));
+    created.hash = "of an older spec".into();
+    assert_eq!(steps(&pod, &all(&created)), [Step::RemoveContainer { id: created.id }]);
 }
 
 #[test]
@@ -344,8 +357,9 @@ fn an_ephemeral_container_runs_once() {
     for state in [State::Running, State::Exited, State::Unknown] {
         assert_eq!(with(vec![container("debug", "s0", state, 1, 0)]), [start("i", 0)], "{state:?}");
     }
-    let created = container("debug", "s0", State::Created, 0, 0);
-    assert_eq!(with(vec![created.clone()])[0], Step::RemoveContainer { id: created.id });
+    let mut created = container("debug", "s0", State::Created, 0, 0);
+    created.hash = labels::hash(&pod.container("debug").unwrap());
+    assert!(matches!(&with(vec![created.clone()])[0], Step::StartCreated { id, .. } if *id == created.id));
     let after = seen(vec![sandbox(1, true), sandbox(0, false)], vec![container("debug", "s0", State::Exited, 137, 0)]);
     let again = Step::StartContainer { name: "i".into(), sandbox_id: "s1".into(), restart_count: 0 };
     assert_eq!(steps(&pod, &after), [again], "not in a new sandbox");

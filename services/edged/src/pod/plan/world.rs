@@ -7,6 +7,7 @@ use serde_json::json;
 use super::tests::{NOW, pod};
 use super::*;
 use crate::pod::failure::Failure;
+use crate::pod::labels;
 use crate::pod::memory::Volumes;
 use crate::pod::observed::{Container, Sandbox, State};
 use crate::pod::resize;
@@ -132,10 +133,19 @@ impl World {
                         state: State::Running,
                         created_ms: self.now,
                         started_ms: self.now,
+                        hash: labels::hash(&self.pod.container(name).unwrap()),
                         resources: resize::text(&self.pod.container(name).unwrap()),
                         ..Container::default()
                     },
                 );
+            }
+            Step::StartCreated { id, name, .. } => {
+                assert!(self.desired.is_none() && !self.has_ended(), "P4");
+                assert!(!self.seen.running().any(|c| c.name == *name), "P3");
+                let ready = self.seen.ready_sandbox().map(|s| s.id.clone());
+                let created = self.seen.containers.iter_mut().find(|c| c.id == *id).unwrap();
+                assert_eq!((created.state, Some(&created.sandbox_id)), (State::Created, ready.as_ref()), "P1");
+                created.state = State::Running;
             }
             Step::CleanUp => {
                 assert!(self.desired.is_some() && self.seen.is_empty(), "P5");
@@ -208,6 +218,12 @@ impl World {
                 let cpu = json!({"requests": {"cpu": which.to_string()}});
                 let first = self.pod.spec.as_mut().unwrap().containers.first_mut().unwrap();
                 first.resources = serde_json::from_value(cpu).unwrap();
+            }
+            // The agent was killed before the container had started.
+            15 => {
+                if let Some(c) = self.seen.containers.get_mut(which % count).filter(|c| c.state == State::Running) {
+                    c.state = State::Created;
+                }
             }
             _ => {}
         }
