@@ -32,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
     ("skerry-mapper-sdk", &["skerry-proto", "skerry-telemetry"]),
+    ("skerry-mapper-modbus", &["skerry-mapper-sdk"]),
     // layer 5
     ("skerry", &["*"]),
     // layer 6
