@@ -8,6 +8,9 @@ use skerry_mapper_sdk::{DataType, Value};
 use crate::config::VisitorConfig;
 use crate::format::{Format, Raw};
 
+/// Numbers are the same when they differ by less than this part: scales are decimals, and floats are not.
+const ROUNDING: f64 = 1e-6;
+
 /// What to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Write {
@@ -163,8 +166,17 @@ fn encode_whole(visitor: &VisitorConfig, value: &Value, least: i128, most: i128)
     let raw = match exact {
         Some(raw) => raw,
         None => {
-            let raw = visitor.scale.invert(float(value)?).round();
-            // Anything beyond the range of a f64's whole numbers is out of range too: the cast saturates.
+            let wanted = float(value)?;
+            let raw = visitor.scale.invert(wanted).round();
+            // The device could only show another value than the one that was asked for.
+            let nearest = visitor.scale.apply(raw);
+            if (nearest - wanted).abs() > ROUNDING * wanted.abs() {
+                return Err(format!(
+                    "{} is between two steps of the register; the nearest is {nearest}",
+                    value.to_text()
+                ));
+            }
+            // Anything beyond the range of an i128 is out of range too: the cast saturates.
             #[expect(clippy::cast_possible_truncation)]
             let raw = raw as i128;
             raw

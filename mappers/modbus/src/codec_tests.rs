@@ -128,6 +128,14 @@ fn what_does_not_fit_is_refused_with_words() {
             write(json!({ "dataType": "float", "limit": 1, "scale": 0.1 }), DataType::Float, 7000.0),
             "does not fit after scale",
         ),
+        (
+            write(json!({ "dataType": "float", "limit": 1, "scale": 0.1 }), DataType::Float, 21.53),
+            "21.53 is between two steps of the register; the nearest is 21.5",
+        ),
+        (
+            write(json!({ "scale": 10 }), DataType::Int, 15_i64),
+            "15 is between two steps of the register; the nearest is 20",
+        ),
         (write(json!({ "dataType": "int64" }), DataType::Int, u64::MAX), "does not fit"),
         (write(json!({ "dataType": "float32" }), DataType::Float, 1e39), "is more than a float32 holds"),
         (write(json!({ "dataType": "float32" }), DataType::Float, 16_777_217_i64), "more digits than a float32 keeps"),
