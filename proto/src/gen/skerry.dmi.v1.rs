@@ -55,6 +55,7 @@ pub mod node_message {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hello {
+    /// A DNS name, as Kubernetes has it.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// The mapper's own version, for people.
@@ -72,10 +73,10 @@ pub struct Hello {
 pub struct Welcome {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    /// Bounds that the node enforces.
+    /// A message with more values ends the stream.
     #[prost(uint32, tag = "2")]
     pub max_values_per_message: u32,
-    /// Reports that may be without an answer.
+    /// Reports that may be without an ack; more end the stream.
     #[prost(uint32, tag = "3")]
     pub max_unacknowledged: u32,
     /// Values a second that are accepted from one mapper; more waits.
@@ -150,10 +151,11 @@ pub struct Property {
     /// JSON object.
     #[prost(bytes = "vec", tag = "3")]
     pub visitor_config: ::prost::alloc::vec::Vec<u8>,
-    /// How often the device is read, milliseconds.
+    /// How often the device is read, milliseconds. The node fills in the default: never 0.
     #[prost(int64, tag = "4")]
     pub collect_cycle_ms: i64,
-    /// How often the value is reported when it did not change, milliseconds.
+    /// How often the value is reported also when it did not change, milliseconds; never 0. A value that was not
+    /// reported for three of the longer of both cycles (and at least five seconds) counts as uncertain.
     #[prost(int64, tag = "5")]
     pub report_cycle_ms: i64,
     #[prost(bool, tag = "6")]
@@ -183,7 +185,7 @@ pub struct Desired {
     pub property: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub value: ::prost::alloc::string::String,
-    /// Opaque: a report of the write names it.
+    /// Opaque: a report of the write names it. The same value has the same version, also after a restart.
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
 }
@@ -236,7 +238,7 @@ pub struct CommandResult {
 /// A batch of what was measured.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reports {
-    /// Grows with each batch of the stream.
+    /// Grows by one with each batch of the stream, from 1.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
     #[prost(message, repeated, tag = "2")]
@@ -258,12 +260,16 @@ pub struct Value {
     /// When the device had it, milliseconds since the Unix epoch; 0: now.
     #[prost(int64, tag = "9")]
     pub source_unix_ms: i64,
-    /// The version of the Desired that the device has taken over; empty: none.
+    /// The version of the Desired that this is the outcome of; empty: only a value. A Value with an outcome may be
+    /// without a value, then the last one stays.
     #[prost(string, tag = "10")]
     pub desired_version: ::prost::alloc::string::String,
-    /// Why the value is not good, or why the desired value was refused, for people.
+    /// Why the value is not good, or why the desired value was refused, in the device's words, for people.
     #[prost(string, tag = "11")]
     pub problem: ::prost::alloc::string::String,
+    /// The device refused the Desired of `desired_version`; false: it has taken it over.
+    #[prost(bool, tag = "12")]
+    pub desired_refused: bool,
     #[prost(oneof = "value::Value", tags = "2, 3, 4, 5, 6, 7")]
     pub value: ::core::option::Option<value::Value>,
 }
@@ -657,8 +663,8 @@ pub mod mappers_client {
         }
         /// Connect carries everything between a mapper and the node. The first message of the mapper is Hello, the
         /// first of the node is Welcome; then come the mapper's models and devices and AllSent. A second stream of
-        /// the same mapper (name and protocol) ends the first. The end of the stream is the end of the mapper's
-        /// lease.
+        /// the same mapper (name and protocol) ends the first. When the stream has ended, the mapper has a few seconds
+        /// to come back before its devices go to another one; until then their values are uncertain.
         pub async fn connect(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::MapperMessage>,
@@ -706,8 +712,8 @@ pub mod mappers_server {
             + 'static;
         /// Connect carries everything between a mapper and the node. The first message of the mapper is Hello, the
         /// first of the node is Welcome; then come the mapper's models and devices and AllSent. A second stream of
-        /// the same mapper (name and protocol) ends the first. The end of the stream is the end of the mapper's
-        /// lease.
+        /// the same mapper (name and protocol) ends the first. When the stream has ended, the mapper has a few seconds
+        /// to come back before its devices go to another one; until then their values are uncertain.
         async fn connect(
             &self,
             request: tonic::Request<tonic::Streaming<super::MapperMessage>>,

@@ -26,6 +26,10 @@ pub const RUNTIME_CLASS: &str = "RuntimeClass";
 /// A token for a pod's service account. The body is JSON: `pod`, `podUid`, `serviceAccount`,
 /// `audience`, `expirationSeconds`, `token`, `expirationTimestamp`.
 pub const SERVICE_ACCOUNT_TOKEN: &str = "ServiceAccountToken";
+/// Devices of the node (`devices.kubeedge.io`), without their legacy status.
+pub const DEVICE: &str = "Device";
+/// DeviceModels that the node's devices name.
+pub const DEVICE_MODEL: &str = "DeviceModel";
 /// EdgeHub's own object about the link, only on the node itself. Key: `link`. The body is JSON:
 /// `connected` (bool), `session`, `reason`, `since` (RFC 3339), `storeProblem`.
 pub const LINK: &str = "Link";
@@ -41,6 +45,13 @@ pub const POD_DELETION: &str = "PodDeletion";
 /// Up: a pod that the node runs from a file of its own, to be shown in the API (JSON of a Pod). The newest
 /// wins.
 pub const MIRROR_POD: &str = "MirrorPod";
+/// Up: how a Device is (JSON: `metadata` of the Device with its uid, `status` of a DeviceStatus: `twins`,
+/// `state`, `lastOnlineTime`, `conditions`, `extensions`). The newest wins.
+pub const DEVICE_STATUS: &str = "DeviceStatus";
+/// Up: a desired value that was set on the node. Key: namespace of the Device and [`desired_name`]; uid: the
+/// Device's. The body is JSON: `device`, `property`, `value`, `base` ([`desired_base`] of the cloud's value that
+/// it replaces). The newest wins.
+pub const DEVICE_DESIRED: &str = "DeviceDesired";
 /// Up: a core/v1 Event. All arrive, in order.
 pub const EVENT: &str = "Event";
 
@@ -64,10 +75,39 @@ pub const REPORTS: [&str; 6] = [NODE_REGISTRATION, NODE_STATUS, POD_STATUS, POD_
 
 /// Whether only the newest report of a key matters.
 pub fn coalesces(kind: &str) -> bool {
-    matches!(kind, NODE_REGISTRATION | NODE_STATUS | POD_STATUS | POD_DELETION | MIRROR_POD)
+    matches!(
+        kind,
+        NODE_REGISTRATION | NODE_STATUS | POD_STATUS | POD_DELETION | MIRROR_POD | DEVICE_STATUS | DEVICE_DESIRED
+    )
 }
 
 /// Whether the kind may be dropped, oldest first, when the edge store is full.
 pub fn droppable(kind: &str) -> bool {
     kind == EVENT
+}
+
+/// Name in the key of a [`DEVICE_DESIRED`]: one for each property of a device. A property's own name may hold
+/// what a key may not.
+#[must_use]
+pub fn desired_name(device: &str, property: &str) -> String {
+    format!("{:016x}", crate::fnv1a(&[device, property]))
+}
+
+/// What names a desired value of the cloud in a [`DEVICE_DESIRED`]; `None`: there is none.
+#[must_use]
+pub fn desired_base(value: Option<&str>) -> String {
+    value.map_or_else(|| "none".into(), |value| format!("{:016x}", crate::fnv1a(&[value])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bases_never_change() {
+        assert_eq!(desired_base(None), "none");
+        assert_ne!(desired_base(Some("")), desired_base(None));
+        assert_eq!(desired_base(Some("21.5")), "26ce250289b51302");
+        assert_ne!(desired_name("ab", "c"), desired_name("a", "bc"));
+    }
 }

@@ -6,6 +6,7 @@ mod backoff;
 mod chain;
 mod config;
 mod encoding;
+mod hash;
 mod names;
 
 pub mod drain;
@@ -21,4 +22,5 @@ pub use backoff::Backoff;
 pub use chain::chain;
 pub use config::{ConfigError, load, parse};
 pub use encoding::{COMPRESS_ABOVE, Encoding};
+pub use hash::fnv1a;
 pub use names::{Key, NameError, NodeName, Version};

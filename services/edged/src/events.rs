@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use skerry_common::{Key, kinds};
+use skerry_common::{Key, fnv1a, kinds};
 
-use crate::hash::fnv1a;
 use crate::pod::spec::PodExt;
 use crate::reports::{Outbox, Report};
 

@@ -20,7 +20,6 @@ mod events;
 mod eviction;
 mod fields;
 mod handler;
-mod hash;
 mod hub;
 mod images;
 mod logs;

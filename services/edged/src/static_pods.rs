@@ -15,12 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::Value;
-use skerry_common::Key;
+use skerry_common::{Key, fnv1a};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
 use crate::events::{Kind, Subject};
-use crate::hash::fnv1a;
+
 use crate::pod::spec::{PodExt, references};
 
 /// Reading the names of a directory costs some microseconds.

@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use skerry_common::fnv1a;
 
 use super::spec::{self, PodExt};
-use crate::hash::fnv1a;
 
 pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";

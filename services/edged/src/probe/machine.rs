@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
+use skerry_common::fnv1a;
 
 use super::results::{Outcome, Results, Unhealthy};
-use crate::hash::fnv1a;
 
 /// Milliseconds since the agent's start; negative: before it.
 pub(super) type Ms = i64;
