@@ -9,6 +9,10 @@ use crate::{DataType, DeviceKey, Value, ValueError};
 /// KubeEdge's cycle where the Device says none.
 pub(crate) const DEFAULT_CYCLE: Duration = Duration::from_secs(1);
 
+/// Key of `visitors.configData` that the SDK takes for itself: how far a number must move to be reported before
+/// its report cycle is over. Zero, the default: every change is reported.
+pub(crate) const DEADBAND: &str = "deadband";
+
 /// A JSON object.
 pub(crate) type Json = serde_json::Map<String, serde_json::Value>;
 
@@ -48,6 +52,8 @@ pub struct PropertyDefinition {
     pub unit: String,
     /// `visitors.configData`.
     pub visitor_config: Json,
+    /// How far a number must move to be reported before its report cycle is over.
+    pub deadband: f64,
     /// How often it is read.
     pub collect_cycle: Duration,
     /// How often it is reported when it did not change.
@@ -57,6 +63,18 @@ pub struct PropertyDefinition {
     /// `pushMethod`, where else the value goes; empty: nowhere.
     pub push_method: Json,
 }
+
+/// A value that somebody wants a property to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Desired {
+    /// As it is in the Device.
+    pub(crate) value: String,
+    /// Opaque: equal or not equal.
+    pub(crate) version: String,
+}
+
+/// What is wanted of a device, in the order of its properties.
+pub(crate) type Wishes = Vec<Option<Desired>>;
 
 /// A method of a device: a name for a group of properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +112,7 @@ impl Definition {
             maximum: String::new(),
             unit: String::new(),
             visitor_config: object(visitor_config),
+            deadband: 0.0,
             collect_cycle: DEFAULT_CYCLE,
             report_cycle: DEFAULT_CYCLE,
             report_to_cloud: true,
@@ -116,6 +135,17 @@ impl PropertyDefinition {
         value.check_range(&self.minimum, &self.maximum)?;
         Ok(value)
     }
+}
+
+/// Takes the SDK's own key out of a visitor's configuration.
+pub(crate) fn take_deadband(config: &mut Json) -> Result<f64, String> {
+    let Some(value) = config.remove(DEADBAND) else { return Ok(0.0) };
+    let number = match &value {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    let number = number.filter(|n: &f64| n.is_finite() && *n >= 0.0);
+    number.ok_or_else(|| format!("visitors.configData: {DEADBAND} must be a number that is not negative"))
 }
 
 fn object(value: serde_json::Value) -> Json {

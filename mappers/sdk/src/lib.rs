@@ -3,18 +3,34 @@
 //! An author writes a [`Driver`]: how a device is reached, read and written. Everything else — the node's
 //! interface, scheduling, desired values, states, reconnection — is here.
 
+mod bus;
+mod config;
 mod definition;
 mod device;
 mod driver;
+mod engine;
+mod error;
 mod fault;
+mod mapper;
+mod metrics;
+mod node;
+mod report;
+mod rest;
 mod sample;
+mod schedule;
+mod serve;
 mod updates;
 mod value;
 
+pub use config::{About, Common, Config, GrpcServer, Port, Rest};
 pub use definition::{Definition, MethodDefinition, PropertyDefinition};
 pub use device::{Device, DeviceKey, Point};
 pub use driver::{Connection, Driver};
+pub use error::{CommandError, Error};
 pub use fault::Fault;
+pub use mapper::{Mapper, run};
+pub use report::DeviceState;
 pub use sample::{Quality, Sample};
+pub use tokio_util::sync::CancellationToken;
 pub use updates::{Pending, Updates};
 pub use value::{DataType, Value, ValueError};

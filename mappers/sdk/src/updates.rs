@@ -44,15 +44,16 @@ impl Updates {
 }
 
 impl Pending {
-    /// Takes what is there; waits until there is something.
-    pub async fn take(&self) -> BTreeMap<(DeviceKey, String), Sample> {
-        loop {
-            let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
-            if !samples.is_empty() {
-                return samples;
-            }
+    /// Waits until there is something.
+    pub async fn changed(&self) {
+        while self.samples.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
             self.wake.notified().await;
         }
+    }
+
+    /// Takes what is there.
+    pub fn take(&self) -> BTreeMap<(DeviceKey, String), Sample> {
+        std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -69,7 +70,9 @@ mod tests {
             updates.put("t", Sample::good(number));
             updates.put("unknown", Sample::good(number));
         }
-        let taken = pending.take().await;
+        pending.changed().await;
+        let taken = pending.take();
+        assert!(pending.take().is_empty());
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[&(key, "t".to_owned())], Sample::good(999_i64));
     }

@@ -32,7 +32,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
     ("skerry-mapper-sdk", &["skerry-proto", "skerry-telemetry"]),
+<<<<<<< HEAD
     ("skerry-mapper-modbus", &["skerry-mapper-sdk"]),
+=======
+    ("skerry-mapper-virtual", MAPPER),
+>>>>>>> 14f7234 (mappers: the SDK's runtime, REST and both interfaces of the node; a mapper of made-up devices)
     // layer 5
     ("skerry", &["*"]),
     // layer 6
@@ -43,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-bench", &["*"]),
     ("skerry-hub-tests", &["*"]),
 ];
+const MAPPER: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-mapper-sdk"];
 const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-common"];
 const LAYER_2: &[&str] = &[
     "skerry-proto",

@@ -1,0 +1,199 @@
+//! A mapper: the devices of one protocol between their lines and the node.
+//!
+//! [`run`] is all of a mapper's `main`. Tests and programs that run several in one process use [`Mapper`]: `build`
+//! binds, `run` serves until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use skerry_telemetry::admin::Admin;
+use skerry_telemetry::{LogConfig, LogFormat, Readiness, Registry};
+use tokio_util::sync::CancellationToken;
+
+use crate::Driver;
+use crate::config::{About, Checked, Config};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::fault::chain;
+use crate::metrics::Metrics;
+use crate::node::{self, Link};
+use crate::report::Outbox;
+use crate::rest;
+
+/// How long a mapper may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// Exit code of wrong usage and configuration.
+const USAGE: u8 = 64;
+/// Where KubeEdge's mappers look for their configuration.
+const DEFAULT_CONFIG: &str = "config.yaml";
+
+/// The arguments of every mapper; the first two are KubeEdge's.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file (YAML); without it, ./config.yaml if it is there
+    #[arg(long)]
+    config_file: Option<PathBuf>,
+    /// Log level as KubeEdge has it: 4 and more is debug, 6 and more is trace
+    #[arg(long = "v", default_value_t = 1)]
+    verbosity: u8,
+    /// Log filter, as in info,skerry_mapper_sdk=debug
+    #[arg(long, env = "SKERRY_LOG")]
+    log: Option<String>,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+    /// Address of the admin server, in place of the one in the configuration
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+}
+
+/// A mapper that is bound and does not serve yet.
+pub struct Mapper<D: Driver> {
+    engine: Arc<Engine<D>>,
+    link: Link,
+    rest: Option<rest::Bound>,
+    metrics: Metrics,
+}
+
+impl<D: Driver> Mapper<D> {
+    /// Binds what the configuration asks for.
+    ///
+    /// # Errors
+    /// When the configuration is wrong or an address is taken.
+    pub async fn build(
+        config: &Config,
+        about: &About,
+        driver: D,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, Error> {
+        let Checked { identity, node_socket, own_socket, rest } = config.checked(about)?;
+        let metrics = Metrics::register(registry);
+        let outbox = Arc::new(Outbox::default());
+        let engine = Arc::new(Engine::new(driver, Arc::clone(&outbox), metrics.clone()));
+        let rest = match rest {
+            Some((address, options)) => Some(rest::Bound::bind(address, &options).await?),
+            None => None,
+        };
+        let plant = Arc::clone(&engine) as _;
+        let (own_metrics, readiness) = (metrics.clone(), readiness.clone());
+        let link = Link { identity, node_socket, own_socket, plant, outbox, metrics: own_metrics, readiness };
+        Ok(Self { engine, link, rest, metrics })
+    }
+
+    /// The address of the REST server, if there is one.
+    pub fn rest_address(&self) -> Option<SocketAddr> {
+        self.rest.as_ref().map(rest::Bound::address)
+    }
+
+    /// How often devices were set up since the start, also again.
+    pub fn devices_set(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let counter = self.metrics.devices_set.clone();
+        move || counter.get()
+    }
+
+    /// Serves until `stop`, then closes all lines.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { engine, link, rest, metrics } = self;
+        let rest = async {
+            match rest {
+                Some(bound) => bound.serve(Arc::clone(&engine) as _, metrics.clone(), stop.clone()).await,
+                None => stop.cancelled().await,
+            }
+        };
+        tokio::join!(node::run(link, stop.clone()), rest);
+        if tokio::time::timeout(STOP_DEADLINE, engine.stop()).await.is_err() {
+            tracing::warn!("some lines did not close in time");
+        }
+    }
+}
+
+/// The life of a mapper as a process: arguments, configuration, logs, signals, exit code.
+pub fn run<D: Driver>(about: &About, driver: D) -> ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, 1),
+    };
+    runtime.block_on(async {
+        let verbosity = match args.verbosity {
+            0..=3 => "info",
+            4..=5 => "debug",
+            6.. => "trace",
+        };
+        let format = if args.log_json { LogFormat::Json } else { LogFormat::Pretty };
+        let filter = Some(args.log.clone().unwrap_or_else(|| verbosity.to_owned()));
+        let _logs = match skerry_telemetry::init(&LogConfig { format, filter, service: about.name.to_owned() }) {
+            Ok(guard) => guard,
+            Err(error) => return complain(&error, USAGE),
+        };
+        tracing::info!(mapper = about.name, version = about.version, "starting");
+        match serve(about, driver, &args).await {
+            Ok(()) => {
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), "failed");
+                let usage = matches!(error, Error::Config(_) | Error::ReadConfig { .. } | Error::ParseConfig { .. });
+                ExitCode::from(if usage { USAGE } else { 1 })
+            }
+        }
+    })
+}
+
+async fn serve<D: Driver>(about: &About, driver: D, args: &Args) -> Result<(), Error> {
+    let config = match &args.config_file {
+        Some(path) => Config::load(path)?,
+        None if Path::new(DEFAULT_CONFIG).exists() => Config::load(Path::new(DEFAULT_CONFIG))?,
+        None => Config::default(),
+    };
+    let (registry, readiness) = (Registry::new(), Readiness::new());
+    let stop = CancellationToken::new();
+    if let Some(address) = args.admin.or(config.admin) {
+        let admin = Admin::bind(address, registry.clone(), readiness.clone()).await?;
+        tracing::info!(address = %admin.address(), "admin server listens");
+        tokio::spawn(admin.serve(stop.clone().cancelled_owned()));
+    }
+    let mapper = Mapper::build(&config, about, driver, &registry, &readiness).await?;
+    let stopping = stop.clone();
+    let signals = async move {
+        match requested().await {
+            Ok(signal) => tracing::info!(signal, "stopping"),
+            Err(error) => tracing::error!(%error, "no signals can be received, stopping"),
+        }
+        readiness.drain();
+        stopping.cancel();
+    };
+    tokio::join!(mapper.run(stop), signals);
+    Ok(())
+}
+
+/// Resolves with the first signal that asks to stop.
+async fn requested() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// Before there are logs, standard error is all there is.
+#[expect(clippy::print_stderr, reason = "logging is not set up")]
+fn complain(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    eprintln!("error: {}", chain(error));
+    ExitCode::from(code)
+}
+
+impl<D: Driver> std::fmt::Debug for Mapper<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mapper").field("name", &self.link.identity.name).finish_non_exhaustive()
+    }
+}

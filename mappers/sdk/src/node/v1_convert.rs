@@ -1,0 +1,198 @@
+//! Between the messages of `skerry.dmi.v1` and the SDK's types.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use skerry_proto::dmi::v1 as pb;
+
+use crate::definition::{Definition, Desired, Json, MethodDefinition, PropertyDefinition, take_deadband};
+use crate::engine::Incoming;
+use crate::report::{DeviceState, Report, Reports};
+use crate::{DataType, DeviceKey, Quality, Sample, Value};
+
+pub(super) fn key(key: &DeviceKey) -> pb::DeviceKey {
+    pb::DeviceKey { namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+pub(super) fn own_key(key: pb::DeviceKey) -> DeviceKey {
+    DeviceKey { namespace: key.namespace, name: key.name }
+}
+
+/// A device; one without a name is nobody's.
+pub(super) fn device(device: pb::Device) -> Option<Incoming> {
+    let key = own_key(device.key?);
+    let mut problem = None;
+    let mut trouble = |words: String| {
+        problem.get_or_insert(words);
+    };
+    let protocol_config = json(&device.protocol_config).unwrap_or_else(|error| {
+        trouble(format!("protocol.configData: {error}"));
+        Json::new()
+    });
+    let mut desired = Vec::new();
+    let mut properties = Vec::new();
+    for property in device.properties {
+        desired.push(property.desired.clone().map(|d| Desired { value: d.value, version: d.version }));
+        let name = property.name.clone();
+        properties.push(self::property(property, &mut |words| trouble(format!("property {name}: {words}"))));
+    }
+    let methods = device.methods.into_iter().map(|method| MethodDefinition {
+        name: method.name,
+        description: method.description,
+        properties: method.properties,
+    });
+    let definition = Definition {
+        key,
+        model: device.model.map(|model| model.name).unwrap_or_default(),
+        protocol_config,
+        properties,
+        methods: methods.collect(),
+        state_cycle: milliseconds(device.state_report_cycle_ms),
+    };
+    Some(Incoming { version: device.version, definition, desired, problem })
+}
+
+fn property(property: pb::Property, trouble: &mut dyn FnMut(String)) -> PropertyDefinition {
+    let mut visitor_config = json(&property.visitor_config).unwrap_or_else(|error| {
+        trouble(format!("visitors.configData: {error}"));
+        Json::new()
+    });
+    let deadband = take_deadband(&mut visitor_config).unwrap_or_else(|error| {
+        trouble(error);
+        0.0
+    });
+    let push_method = json(&property.push_method).unwrap_or_else(|error| {
+        trouble(format!("pushMethod: {error}"));
+        Json::new()
+    });
+    let model = property.model.unwrap_or_default();
+    let data_type = DataType::named(&model.r#type).unwrap_or_else(|| {
+        trouble(match model.r#type.as_str() {
+            "" => "the model has no such property".to_owned(),
+            other => format!("the model has an unknown type {other:?}"),
+        });
+        DataType::String
+    });
+    PropertyDefinition {
+        name: property.name,
+        description: model.description,
+        data_type,
+        writable: model.writable,
+        minimum: model.minimum,
+        maximum: model.maximum,
+        unit: model.unit,
+        visitor_config,
+        deadband,
+        collect_cycle: milliseconds(property.collect_cycle_ms),
+        report_cycle: milliseconds(property.report_cycle_ms),
+        report_to_cloud: property.report_to_cloud,
+        push_method,
+    }
+}
+
+pub(super) fn state((device, state, reason): &(DeviceKey, DeviceState, String)) -> pb::StateReport {
+    let state = match state {
+        DeviceState::Online => pb::DeviceState::Online,
+        DeviceState::Offline => pb::DeviceState::Offline,
+        DeviceState::Unhealthy => pb::DeviceState::Unhealthy,
+    };
+    pb::StateReport { device: Some(key(device)), state: state.into(), reason: reason.clone() }
+}
+
+pub(super) fn values((definition, reports): &(Arc<Definition>, Reports)) -> pb::DeviceValues {
+    let values = reports.iter().filter_map(|(index, report)| {
+        let name = definition.properties.get(*index)?.name.clone();
+        Some(value(name, report.clone()))
+    });
+    pb::DeviceValues { device: Some(key(&definition.key)), values: values.collect() }
+}
+
+/// Answers to a question; they are not reports, so they have no outcome.
+pub(super) fn samples(definition: &Definition, samples: Vec<(usize, Sample)>) -> Vec<pb::Value> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    let values = samples.into_iter().filter_map(|(index, sample)| {
+        let property = definition.properties.get(index)?;
+        Some(value(property.name.clone(), Report::of(sample, property.data_type, now)))
+    });
+    values.collect()
+}
+
+fn value(property: String, report: Report) -> pb::Value {
+    let (desired_version, refused) = match report.outcome {
+        Some(outcome) => (outcome.version, outcome.refused),
+        None => (String::new(), None),
+    };
+    let quality = match report.quality {
+        Quality::Good => pb::Quality::Good,
+        Quality::Uncertain => pb::Quality::Uncertain,
+        Quality::Bad => pb::Quality::Bad,
+    };
+    pb::Value {
+        property,
+        value: report.value.map(|value| match value {
+            Value::Int(value) => pb::value::Value::Integer(value),
+            Value::Uint(value) => pb::value::Value::Unsigned(value),
+            Value::Float(value) => pb::value::Value::Number(value),
+            Value::Bool(value) => pb::value::Value::Boolean(value),
+            Value::Text(value) => pb::value::Value::Text(value),
+            Value::Bytes(value) => pb::value::Value::Data(value),
+        }),
+        quality: quality.into(),
+        source_unix_ms: report.source_unix_ms,
+        desired_refused: refused.is_some(),
+        problem: refused.unwrap_or(report.problem),
+        desired_version,
+    }
+}
+
+fn json(bytes: &[u8]) -> Result<Json, serde_json::Error> {
+    if bytes.is_empty() { Ok(Json::new()) } else { serde_json::from_slice(bytes) }
+}
+
+fn milliseconds(milliseconds: i64) -> Duration {
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(visitor: &str, r#type: &str) -> Incoming {
+        let model = pb::ModelProperty { r#type: r#type.into(), writable: true, ..Default::default() };
+        let property = pb::Property {
+            name: "t".into(),
+            model: Some(model),
+            visitor_config: visitor.as_bytes().to_vec(),
+            collect_cycle_ms: -5,
+            report_cycle_ms: 2000,
+            ..Default::default()
+        };
+        let key = pb::DeviceKey { namespace: "n".into(), name: "d".into() };
+        device(pb::Device { key: Some(key), properties: vec![property], ..Default::default() }).unwrap()
+    }
+
+    #[test]
+    fn a_device_is_read_and_its_mistakes_are_named() {
+        let good = sent(r#"{"register": 18446744073709551615, "deadband": "0.5"}"#, "INT");
+        assert_eq!(good.problem, None);
+        let property = &good.definition.properties[0];
+        assert_eq!((property.deadband, property.collect_cycle), (0.5, Duration::ZERO));
+        assert_eq!(property.visitor_config.get("register").and_then(|v| v.as_u64()), Some(u64::MAX));
+        assert!(!property.visitor_config.contains_key("deadband"));
+        let table = [
+            ("[1]", "INT", "property t: visitors.configData: invalid type"),
+            ("{", "INT", "property t: visitors.configData: EOF"),
+            (r#"{"deadband": -1}"#, "INT", "property t: visitors.configData: deadband must be"),
+            ("{}", "COMPLEX", "property t: the model has an unknown type \"COMPLEX\""),
+            ("{}", "", "property t: the model has no such property"),
+        ];
+        for (visitor, kind, words) in table {
+            let problem = sent(visitor, kind).problem.unwrap_or_default();
+            assert!(problem.starts_with(words), "{visitor} {kind}: {problem}");
+        }
+        // Nesting without an end is an error, not a crash.
+        assert!(sent(&format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000)), "INT").problem.is_some());
+        assert!(device(pb::Device::default()).is_none());
+    }
+}

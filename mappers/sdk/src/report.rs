@@ -1,0 +1,404 @@
+//! What is waiting to be told to the node: the newest of each value, state and answer.
+//!
+//! Buses put, the link to the node takes. It is bounded by the number of properties whatever the devices do and
+//! however long the node is away; a new connection is told everything once more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use tokio::sync::Notify;
+
+use crate::definition::Definition;
+use crate::schedule::Effects;
+use crate::{DataType, DeviceKey, Quality, Sample, Value};
+
+/// How a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceState {
+    /// It answers.
+    Online,
+    /// It does not, or its line is away.
+    Offline,
+    /// It answers and cannot be used, or it is described wrongly.
+    Unhealthy,
+}
+
+/// A value as it is reported.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Report {
+    pub(crate) value: Option<Value>,
+    pub(crate) quality: Quality,
+    /// Milliseconds since the Unix epoch; 0: unknown.
+    pub(crate) source_unix_ms: i64,
+    pub(crate) problem: String,
+    /// What became of the desired value.
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// Reports of one device, by the index of their property.
+pub(crate) type Reports = Vec<(usize, Report)>;
+
+/// What became of a desired value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) version: String,
+    /// Why the device does not have it; nothing: it has.
+    pub(crate) refused: Option<String>,
+}
+
+impl Report {
+    /// Before anything was read.
+    pub(crate) fn nothing() -> Self {
+        let problem = "nothing was read yet".to_owned();
+        Self { value: None, quality: Quality::Bad, source_unix_ms: 0, problem, outcome: None }
+    }
+
+    /// A sample as its type in the model wants it.
+    pub(crate) fn of(sample: Sample, data_type: DataType, now_unix_ms: i64) -> Self {
+        let source = sample.source_time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let source_unix_ms = source.and_then(|time| i64::try_from(time.as_millis()).ok()).unwrap_or(now_unix_ms);
+        let (value, quality, problem) = match sample.value.map(|value| value.cast(data_type)) {
+            Some(Ok(value)) => (Some(value), sample.quality, sample.problem),
+            Some(Err(error)) => (None, Quality::Bad, format!("the device answered something else: {error}")),
+            None => (None, Quality::Bad, sample.problem),
+        };
+        Self { value, quality, source_unix_ms, problem, outcome: None }
+    }
+
+    /// Whether this is news after `last`.
+    pub(crate) fn differs(&self, last: &Self, deadband: f64) -> bool {
+        if self.quality != last.quality || self.problem != last.problem {
+            return true;
+        }
+        match (&self.value, &last.value) {
+            (Some(new), Some(old)) => match (new.as_f64(), old.as_f64()) {
+                (Some(a), Some(b)) if deadband > 0.0 => (a - b).abs() >= deadband,
+                _ => !new.same(old),
+            },
+            (new, old) => new.is_some() != old.is_some(),
+        }
+    }
+}
+
+/// What the node is to be told now.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) values: Vec<(Arc<Definition>, Reports)>,
+    pub(crate) states: Vec<(DeviceKey, DeviceState, String)>,
+    pub(crate) applied: Vec<(DeviceKey, Applied)>,
+}
+
+/// What became of a device that the node sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) version: String,
+    /// Why it cannot be served; empty: it is.
+    pub(crate) error: String,
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    held: Mutex<Held>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    devices: BTreeMap<DeviceKey, Device>,
+    /// Devices with something new, the longest waiting first; each is here at most once.
+    dirty: VecDeque<DeviceKey>,
+}
+
+#[derive(Debug)]
+struct Device {
+    definition: Arc<Definition>,
+    slots: Vec<Slot>,
+    state: Option<(DeviceState, String)>,
+    state_dirty: bool,
+    applied: Applied,
+    applied_dirty: bool,
+    queued: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    report: Option<Report>,
+    dirty: bool,
+}
+
+impl Outbox {
+    /// A device, as it is described now. Values of properties that are still there are kept.
+    pub(crate) fn define(&self, definition: &Arc<Definition>, applied: Applied) {
+        let mut held = self.lock();
+        let mut slots = vec![Slot::default(); definition.properties.len()];
+        let old = held.devices.remove(&definition.key);
+        for (property, slot) in definition.properties.iter().zip(&mut slots) {
+            let old = old.as_ref().and_then(|old| {
+                let at = old.definition.properties.iter().position(|p| p.name == property.name)?;
+                old.slots.get(at)
+            });
+            if let Some(old) = old {
+                slot.clone_from(old);
+            }
+        }
+        let state = old.as_ref().and_then(|old| old.state.clone());
+        let device = Device {
+            definition: Arc::clone(definition),
+            slots,
+            state_dirty: old.as_ref().is_some_and(|old| old.state_dirty),
+            queued: old.is_some_and(|old| old.queued),
+            state,
+            applied,
+            applied_dirty: true,
+        };
+        held.devices.insert(definition.key.clone(), device);
+        held.queue(&definition.key);
+        drop(held);
+        self.wake.notify_one();
+    }
+
+    /// A device that no bus serves, and why.
+    pub(crate) fn broken(&self, definition: &Arc<Definition>, words: &str) {
+        let state = (Arc::clone(definition), DeviceState::Unhealthy, words.to_owned());
+        self.put(Effects { states: vec![state], ..Effects::default() });
+    }
+
+    /// The node shall be told once more that the device is served.
+    pub(crate) fn applied_again(&self, key: &DeviceKey) {
+        let mut held = self.lock();
+        if let Some(device) = held.devices.get_mut(key) {
+            device.applied_dirty = true;
+            held.queue(key);
+        }
+        drop(held);
+        self.wake.notify_one();
+    }
+
+    /// Forgets a device.
+    pub(crate) fn remove(&self, key: &DeviceKey) {
+        self.lock().devices.remove(key);
+    }
+
+    /// What a bus has to tell. Of a definition that is no longer the device's it is dropped.
+    pub(crate) fn put(&self, effects: Effects) {
+        if effects.reports.is_empty() && effects.states.is_empty() {
+            return;
+        }
+        let mut held = self.lock();
+        for (definition, reports) in effects.reports {
+            let Some(device) = held.current(&definition) else { continue };
+            for (index, report) in reports {
+                if let Some(slot) = device.slots.get_mut(index) {
+                    *slot = Slot { report: Some(report), dirty: true };
+                }
+            }
+            held.queue(&definition.key);
+        }
+        for (definition, state, reason) in effects.states {
+            let Some(device) = held.current(&definition) else { continue };
+            device.state = Some((state, reason));
+            device.state_dirty = true;
+            held.queue(&definition.key);
+        }
+        drop(held);
+        self.wake.notify_one();
+    }
+
+    /// A new connection knows nothing: everything is to be told.
+    pub(crate) fn all_again(&self) {
+        let mut held = self.lock();
+        let keys: Vec<_> = held.devices.keys().cloned().collect();
+        for key in keys {
+            if let Some(device) = held.devices.get_mut(&key) {
+                device.slots.iter_mut().for_each(|slot| slot.dirty = slot.report.is_some());
+                device.state_dirty = device.state.is_some();
+                device.applied_dirty = true;
+            }
+            held.queue(&key);
+        }
+        drop(held);
+        self.wake.notify_one();
+    }
+
+    /// Takes what is new, at most so many values; the devices that waited longest first.
+    pub(crate) fn take(&self, most: usize) -> Batch {
+        let mut held = self.lock();
+        let mut batch = Batch::default();
+        let mut room = most;
+        while room > 0 {
+            let Some(key) = held.dirty.pop_front() else { break };
+            let Some(device) = held.devices.get_mut(&key) else { continue };
+            device.queued = false;
+            if std::mem::take(&mut device.applied_dirty) {
+                batch.applied.push((key.clone(), device.applied.clone()));
+            }
+            if std::mem::take(&mut device.state_dirty)
+                && let Some((state, reason)) = &device.state
+            {
+                batch.states.push((key.clone(), *state, reason.clone()));
+            }
+            let mut values = Vec::new();
+            let mut left = false;
+            for (index, slot) in device.slots.iter_mut().enumerate().filter(|(_, slot)| slot.dirty) {
+                if room == 0 {
+                    left = true;
+                    break;
+                }
+                slot.dirty = false;
+                if let Some(report) = &slot.report {
+                    values.push((index, report.clone()));
+                    room -= 1;
+                }
+            }
+            if !values.is_empty() {
+                batch.values.push((Arc::clone(&device.definition), values));
+            }
+            if left {
+                held.queue(&key);
+            }
+        }
+        batch
+    }
+
+    /// A state that the node did not take; a newer one stays.
+    pub(crate) fn state_again(&self, key: &DeviceKey, state: DeviceState, reason: &str) {
+        let mut held = self.lock();
+        if let Some(device) = held.devices.get_mut(key)
+            && device.state.as_ref().is_some_and(|(known, why)| *known == state && why == reason)
+        {
+            device.state_dirty = true;
+            held.queue(key);
+        }
+    }
+
+    /// Values that the node did not take; newer ones stay.
+    pub(crate) fn values_again(&self, definition: &Arc<Definition>, values: &[(usize, Report)]) {
+        let mut held = self.lock();
+        let Some(device) = held.current(definition) else { return };
+        for (index, _) in values {
+            if let Some(slot) = device.slots.get_mut(*index) {
+                slot.dirty = true;
+            }
+        }
+        held.queue(&definition.key);
+    }
+
+    /// Waits until there is something new.
+    pub(crate) async fn changed(&self) {
+        while self.lock().dirty.is_empty() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// The last report of each property and the state of a device.
+    pub(crate) fn look(&self, key: &DeviceKey) -> Option<(Arc<Definition>, Vec<Option<Report>>)> {
+        let held = self.lock();
+        let device = held.devices.get(key)?;
+        Some((Arc::clone(&device.definition), device.slots.iter().map(|slot| slot.report.clone()).collect()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn current(&mut self, definition: &Arc<Definition>) -> Option<&mut Device> {
+        self.devices.get_mut(&definition.key).filter(|device| Arc::ptr_eq(&device.definition, definition))
+    }
+
+    fn queue(&mut self, key: &DeviceKey) {
+        if let Some(device) = self.devices.get_mut(key)
+            && !std::mem::replace(&mut device.queued, true)
+        {
+            self.dirty.push_back(key.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, points: usize) -> Arc<Definition> {
+        let mut definition = Definition::new("default", name, serde_json::Value::Null);
+        for point in 0..points {
+            definition = definition.property(&format!("p{point}"), DataType::Int, serde_json::Value::Null);
+        }
+        Arc::new(definition)
+    }
+
+    fn value(definition: &Arc<Definition>, index: usize, value: i64) -> Effects {
+        let report = Report::of(Sample::good(value), DataType::Int, 1);
+        Effects { reports: vec![(Arc::clone(definition), vec![(index, report)])], ..Effects::default() }
+    }
+
+    fn applied() -> Applied {
+        Applied { version: "1".into(), error: String::new() }
+    }
+
+    #[test]
+    fn the_newest_of_each_is_told_once() {
+        let outbox = Outbox::default();
+        let a = device("a", 2);
+        outbox.define(&a, applied());
+        for number in 0..1000 {
+            outbox.put(value(&a, 0, number));
+        }
+        let batch = outbox.take(100);
+        assert_eq!(batch.applied.len(), 1);
+        assert_eq!(batch.values.len(), 1);
+        assert_eq!(batch.values[0].1[0].1.value, Some(Value::Int(999)));
+        assert!(outbox.take(100).values.is_empty());
+        outbox.all_again();
+        let batch = outbox.take(100);
+        assert_eq!((batch.values.len(), batch.applied.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_the_rest_waits_behind_the_others() {
+        let outbox = Outbox::default();
+        let (a, b) = (device("a", 3), device("b", 1));
+        for d in [&a, &b] {
+            outbox.define(d, applied());
+        }
+        for index in 0..3 {
+            outbox.put(value(&a, index, 7));
+        }
+        outbox.put(value(&b, 0, 7));
+        let names =
+            |batch: Batch| -> Vec<_> { batch.values.into_iter().map(|(d, v)| (d.key.name.clone(), v.len())).collect() };
+        assert_eq!(names(outbox.take(2)), [("a".into(), 2)]);
+        assert_eq!(names(outbox.take(2)), [("b".into(), 1), ("a".into(), 1)]);
+        assert!(names(outbox.take(2)).is_empty());
+    }
+
+    #[test]
+    fn values_of_an_older_definition_are_dropped_and_those_that_are_known_kept() {
+        let outbox = Outbox::default();
+        let (old, new) = (device("a", 1), device("a", 2));
+        outbox.define(&old, applied());
+        outbox.put(value(&old, 0, 1));
+        outbox.define(&new, applied());
+        outbox.put(value(&old, 0, 2));
+        let batch = outbox.take(10);
+        assert_eq!(batch.values[0].1, [(0, Report::of(Sample::good(1_i64), DataType::Int, 1))]);
+        outbox.remove(&new.key);
+        outbox.put(value(&new, 0, 3));
+        assert!(outbox.take(10).values.is_empty());
+    }
+
+    #[test]
+    fn a_deadband_hides_small_moves() {
+        let report = |v: f64| Report::of(Sample::good(v), DataType::Double, 1);
+        assert!(!report(1.0).differs(&report(1.4), 0.5));
+        assert!(report(1.0).differs(&report(1.5), 0.5));
+        assert!(report(1.0).differs(&report(1.1), 0.0));
+        let bad = Report::of(Sample::bad("x"), DataType::Double, 1);
+        assert!(report(1.0).differs(&bad, 0.5));
+        let odd = Report::of(Sample::good("much"), DataType::Int, 1);
+        assert!(odd.quality == Quality::Bad && odd.problem.contains("whole number"), "{odd:?}");
+    }
+}
