@@ -32,11 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
     ("skerry-mapper-sdk", &["skerry-proto", "skerry-telemetry"]),
-<<<<<<< HEAD
-    ("skerry-mapper-modbus", &["skerry-mapper-sdk"]),
-=======
+    ("skerry-mapper-modbus", MAPPER),
     ("skerry-mapper-virtual", MAPPER),
->>>>>>> 14f7234 (mappers: the SDK's runtime, REST and both interfaces of the node; a mapper of made-up devices)
     // layer 5
     ("skerry", &["*"]),
     // layer 6
