@@ -8,9 +8,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
 
-use skerry_common::drain;
+use skerry_common::{drain, kinds};
+use skerry_hubclient::{Client, FLUSH, Outbox, Report};
 use skerry_rpc::Channel;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -21,28 +21,22 @@ use crate::cgroups::Cgroups;
 use crate::config::{Config, Connect};
 use crate::context::{Context, FAILURES, Learned, parallel_starts};
 use crate::error::Error;
-use crate::events::Events;
+use crate::events::{Events, Kind, Subject};
 use crate::eviction::{EvictionTask, Pressure};
-use crate::hub;
 use crate::images::Pulls;
 use crate::logs::LogTask;
 use crate::metrics::Metrics;
 use crate::node::{self, NodeTask};
 use crate::node_config::span;
-use crate::objects::Objects;
+use crate::objects::{KINDS, Objects};
 use crate::pod::failure::Failure;
 use crate::pod::statuses::Statuses;
-use crate::reports::Outbox;
 use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
 use crate::runtime::{Cri, find, forget_earlier_agents};
 use crate::server::{Server, Shared, Streams};
 use crate::static_pods::StaticPods;
 use crate::userns::UserNamespaces;
-
-/// Time for the last reports at a stop.
-const FLUSH: Duration = Duration::from_secs(2);
-const FLUSH_POLL: Duration = Duration::from_millis(20);
 
 /// edged, ready to run.
 pub struct Edged {
@@ -157,7 +151,7 @@ impl Edged {
         let eviction =
             EvictionTask::new(Arc::clone(&context), config.node.clone(), config.node.thresholds()?, pressure);
         let (news_tx, news_rx) = mpsc::channel(NEWS_LIMIT);
-        let (batch_tx, batch_rx) = mpsc::channel(hub::BATCHES);
+        let (batch_tx, batch_rx) = mpsc::channel(skerry_hubclient::BATCHES);
         let (present_tx, present_rx) = watch::channel(BTreeSet::new());
         let (static_tx, static_rx) = mpsc::channel(1);
         let node_news = Arc::new(Notify::new());
@@ -175,14 +169,22 @@ impl Edged {
             relist.run().await;
             Error::Runtime("the relist ended".into())
         });
-        let (shared, to_hub) = (Arc::clone(&context), channel.clone());
+        let client = Client {
+            node: context.node.clone(),
+            service: "edged",
+            channel,
+            reconnects: context.metrics.hub_reconnects.clone(),
+        };
+        let follow = skerry_hubclient::follow(client.clone(), &KINDS, batch_tx);
         tasks.spawn(async move {
-            hub::follow(shared, to_hub, batch_tx).await;
+            follow.await;
             Error::Hub("its task ended".into())
         });
         let shared = Arc::clone(&context);
         let mut reports = JoinSet::new();
-        reports.spawn(hub::report(shared, channel));
+        reports.spawn(skerry_hubclient::report(client, context.outbox.clone(), move |report, reason| {
+            refused(&shared, report, reason);
+        }));
         tasks.spawn(async move {
             node.run().await;
             Error::Runtime("the node's status ended".into())
@@ -220,7 +222,7 @@ impl Edged {
                 node::end_pods(&context, &node_config).await;
                 // Workers first: after this nothing new is reported.
                 tasks.shutdown().await;
-                flush(&context).await;
+                let _ = tokio::time::timeout(FLUSH, context.outbox.flushed()).await;
                 Ok(())
             }
         };
@@ -230,9 +232,12 @@ impl Edged {
     }
 }
 
-async fn flush(context: &Context) {
-    let deadline = tokio::time::Instant::now() + FLUSH;
-    while context.outbox.len() > 0 && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(FLUSH_POLL).await;
+/// A report will never be taken.
+fn refused(context: &Context, report: &Report, reason: &str) {
+    context.metrics.reports_rejected.inc();
+    // An Event about a refused Event would only be refused again.
+    if report.kind != kinds::EVENT {
+        let message = format!("the {} of {} was refused: {reason}", report.kind, report.key);
+        context.events.record(&Subject::node(&context.node), Kind::Warning, "ReportRejected", &message);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use skerry_hubclient::Outbox;
 use skerry_proto::cri::v1::DnsConfig;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
@@ -22,7 +23,6 @@ use crate::pod::UnixMs;
 use crate::pod::failure::Failure;
 use crate::pod::spec::PodExt;
 use crate::pod::statuses::Statuses;
-use crate::reports::Outbox;
 use crate::resources::NodeResources;
 use crate::runtime::Cri;
 use crate::runtime::dns::ClusterDns;

@@ -253,9 +253,9 @@ fn add_service(service: &Service, env: &mut BTreeMap<String, String>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::objects::Change;
     use serde_json::{Value, json};
     use skerry_common::Key;
+    use skerry_hubclient::Change;
 
     fn objects(in_sync: bool) -> Objects {
         let objects = Objects::default();

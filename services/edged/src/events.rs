@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use skerry_common::{Key, fnv1a, kinds};
+use skerry_hubclient::{Outbox, Report};
 
 use crate::pod::spec::PodExt;
-use crate::reports::{Outbox, Report};
 
 /// Different events of one object at once, as in the kubelet.
 const BURST: f64 = 25.0;
@@ -193,6 +193,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn take(outbox: &Outbox) -> Vec<Report> {
+        outbox.after(0, usize::MAX).into_iter().map(|(id, report)| (outbox.remove(id), report).1).collect()
+    }
+
     #[test]
     fn repetitions_are_one_object_and_few_reports() {
         let outbox = Outbox::default();
@@ -201,7 +205,7 @@ mod tests {
         for _ in 0..20 {
             events.record(&subject, Kind::Warning, "R", "m");
         }
-        let sent = outbox.take_events();
+        let sent = take(&outbox);
         assert_eq!(sent.len(), 5, "1, 2, 4, 8, 16");
         let names: std::collections::BTreeSet<_> = sent.iter().map(|r| r.key.name.clone()).collect();
         assert_eq!(names.len(), 1);
@@ -216,6 +220,6 @@ mod tests {
         for i in 0..100 {
             events.record(&Subject::node("n"), Kind::Normal, "R", &i.to_string());
         }
-        assert_eq!(outbox.take_events().len(), 25);
+        assert_eq!(take(&outbox).len(), 25);
     }
 }

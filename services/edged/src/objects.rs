@@ -14,6 +14,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use skerry_common::{Key, kinds};
+use skerry_hubclient::Change;
 
 use crate::pod::spec::PodExt;
 use crate::static_pods::MIRROR;
@@ -32,14 +33,6 @@ pub(crate) const KINDS: [&str; 10] = [
     kinds::RUNTIME_CLASS,
     kinds::POD,
 ];
-
-/// A change as it comes from edgehub; bodies are plain JSON.
-#[derive(Debug, Clone)]
-pub(crate) enum Change {
-    Upsert { kind: &'static str, key: Key, body: Bytes },
-    Delete { kind: &'static str, key: Key },
-    InSync { kind: &'static str },
-}
 
 /// What a change means for the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]

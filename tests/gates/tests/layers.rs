@@ -21,13 +21,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-apimachinery", LAYER_1),
     // layer 3
     ("skerry-rpc", LAYER_2),
+    ("skerry-hubclient", LAYER_3),
     // layer 4, cloud: never store
     ("skerry-cloudhub", CLOUD),
     ("skerry-edgecontroller", CLOUD),
     ("skerry-controllers", CLOUD),
     // layer 4, edge
     ("skerry-edgehub", LAYER_3),
-    ("skerry-edged", LAYER_3),
+    ("skerry-edged", EDGE),
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
@@ -64,6 +65,17 @@ const LAYER_3: &[&str] = &[
     "skerry-store",
     "skerry-apimachinery",
     "skerry-rpc",
+];
+const EDGE: &[&str] = &[
+    "skerry-proto",
+    "skerry-telemetry",
+    "skerry-common",
+    "skerry-identity",
+    "skerry-sync",
+    "skerry-store",
+    "skerry-apimachinery",
+    "skerry-rpc",
+    "skerry-hubclient",
 ];
 const CLOUD: &[&str] = &[
     "skerry-proto",

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use skerry_common::{Key, kinds};
+use skerry_hubclient::Report;
 
 use super::Agent;
 use crate::pod::spec::PodExt;
-use crate::reports::Report;
 use crate::static_pods;
 
 impl Agent {

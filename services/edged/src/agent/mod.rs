@@ -17,19 +17,18 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use skerry_common::{Key, kinds};
+use skerry_hubclient::{Batch, Change, Report};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::Batch;
 use crate::node;
-use crate::objects::{Change, Effect};
+use crate::objects::Effect;
 use crate::pod::failure::Failure;
 use crate::pod::spec::{PodExt, References, references};
 use crate::pod::worker::{Control, Handle, Worker};
-use crate::reports::Report;
 use crate::runtime::relist::News;
 
 /// Workers that end at the same moment wait here for a moment.

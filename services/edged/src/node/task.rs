@@ -12,6 +12,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skerry_common::{Key, kinds};
+use skerry_hubclient::Report;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -21,7 +22,6 @@ use super::{allocatable, facts};
 use crate::config::Config;
 use crate::context::Context;
 use crate::events::{Kind, Subject};
-use crate::reports::Report;
 
 /// As designed: idle nodes are quiet.
 const RESEND: Duration = Duration::from_secs(300);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skerry_common::{Key, kinds};
+use skerry_hubclient::Report;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -32,7 +33,6 @@ use crate::context::{Context, now_ms};
 use crate::events::{Kind, Subject};
 use crate::images;
 use crate::probe::{Prober, Results};
-use crate::reports::Report;
 use crate::runtime::observe::Observer;
 use crate::static_pods;
 use crate::volumes::PodDir;

@@ -134,9 +134,9 @@ fn meets(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::objects::Change;
     use serde_json::{Value, json};
     use skerry_common::Key;
+    use skerry_hubclient::Change;
 
     fn put(objects: &Objects, kind: &'static str, namespace: &str, name: &str, body: &Value) {
         let key = Key::new(namespace, name);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use skerry_common::{Key, kinds};
 
 use super::*;
-use crate::objects::Change;
+use skerry_hubclient::Change;
 
 struct Fixture {
     dir: tempfile::TempDir,

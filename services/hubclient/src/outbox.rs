@@ -1,6 +1,6 @@
-//! What edged has to say: reports on their way to edgehub.
+//! What a service of the node has to say: reports on their way to edgehub.
 //!
-//! Any task puts reports; [`crate::hub`] sends them. Invariants: of a kind that coalesces only the
+//! Any task puts reports; [`crate::report()`] sends them. Invariants: of a kind that coalesces only the
 //! newest report of a key waits; Events wait in order; a report leaves only when edgehub has it
 //! durably. Limits: one report per key and [`MAX_EVENTS`] Events; a further one drops the oldest.
 //! Lost with the process: what matters is computed again at the next start, and Events are not.
@@ -14,17 +14,23 @@ use tokio::sync::Notify;
 
 /// EdgeHub takes Events at once unless it is away; then the oldest matter least.
 const MAX_EVENTS: usize = 1_000;
+/// How often to look whether the outbox is empty at a stop.
+const FLUSH_POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// One report. The body is JSON, or empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Report {
-    pub(crate) kind: &'static str,
-    pub(crate) key: Key,
-    pub(crate) uid: String,
-    pub(crate) body: Bytes,
+pub struct Report {
+    /// Its kind, of `skerry_common::kinds`.
+    pub kind: &'static str,
+    /// The object that it is about.
+    pub key: Key,
+    /// Uid of the object, where it has one.
+    pub uid: String,
+    /// JSON, or empty.
+    pub body: Bytes,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     next_id: u64,
     /// By kind, key and uid: two pods of one name are two.
@@ -37,8 +43,8 @@ struct State {
 }
 
 /// See the module documentation. Cheap to clone.
-#[derive(Clone, Default)]
-pub(crate) struct Outbox {
+#[derive(Debug, Clone, Default)]
+pub struct Outbox {
     state: Arc<Mutex<State>>,
     news: Arc<Notify>,
 }
@@ -48,7 +54,8 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn put(&self, report: Report) {
+    /// Adds a report.
+    pub fn put(&self, report: Report) {
         let mut state = self.locked();
         state.next_id += 1;
         let id = state.next_id;
@@ -74,26 +81,27 @@ impl Outbox {
     }
 
     /// Resolves after something was put.
-    pub(crate) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.news.notified().await;
     }
 
     /// The reports with an id above `after`, oldest first.
-    pub(crate) fn after(&self, after: u64, limit: usize) -> Vec<(u64, Report)> {
+    pub fn after(&self, after: u64, limit: usize) -> Vec<(u64, Report)> {
         self.locked().waiting.range(after.saturating_add(1)..).take(limit).map(|(id, r)| (*id, r.clone())).collect()
     }
 
-    pub(crate) fn get(&self, id: u64) -> Option<Report> {
+    /// A report that waits.
+    pub fn get(&self, id: u64) -> Option<Report> {
         self.locked().waiting.get(&id).cloned()
     }
 
     /// Ids that need not be sent any more.
-    pub(crate) fn take_superseded(&self) -> Vec<u64> {
+    pub fn take_superseded(&self) -> Vec<u64> {
         std::mem::take(&mut self.locked().superseded)
     }
 
     /// EdgeHub has it, or will never take it.
-    pub(crate) fn remove(&self, id: u64) {
+    pub fn remove(&self, id: u64) {
         let mut state = self.locked();
         if let Some(report) = state.waiting.remove(&id) {
             let key = (report.kind, report.key, report.uid);
@@ -104,15 +112,21 @@ impl Outbox {
         }
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many wait.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.locked().waiting.len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn take_events(&self) -> Vec<Report> {
-        let ids: Vec<u64> = self.locked().events.iter().copied().collect();
-        ids.iter().filter_map(|id| self.get(*id).inspect(|_| self.remove(*id))).collect()
+    /// Resolves when nothing waits.
+    pub async fn flushed(&self) {
+        while !self.is_empty() {
+            tokio::time::sleep(FLUSH_POLL).await;
+        }
     }
 }
 
