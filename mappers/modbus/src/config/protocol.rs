@@ -14,8 +14,8 @@ use super::keys::Keys;
 use super::visitor::REGISTERS;
 use crate::plan::{Hole, Limits};
 
-/// Longest wait for an answer where the Device says none: ten times what 125 registers take at 9600 baud less
-/// the time on the line, which is added for serial lines.
+/// Longest wait for an answer where the Device says none: many times what a slow device needs. The time that the
+/// bytes take on a serial line is added to it.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Milliseconds that a timeout may be.
 const TIMEOUTS: std::ops::RangeInclusive<u32> = 10..=60_000;
@@ -23,7 +23,7 @@ const TIMEOUTS: std::ops::RangeInclusive<u32> = 10..=60_000;
 const DEFAULT_PORT: u16 = 502;
 /// The specification's default speed.
 const DEFAULT_BAUD: u32 = 19_200;
-/// Requests under way at a time; more than 16 is what the specification recommends nobody to expect.
+/// Requests under way at a time: what the messaging guide's `NumberMaxOfServerTransaction` is at most.
 const MAX_PIPELINE: u32 = 16;
 /// Holes that a Device may list; each is looked at for each merged read.
 const MAX_HOLES: usize = 256;

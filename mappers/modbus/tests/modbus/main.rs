@@ -1,10 +1,11 @@
 //! The driver against real peers, and against peers on their bad days.
 //!
 //! `pymodbus`: a server that nobody here wrote, over TCP and over a pair of terminals. `bad_days`: a server
-//! that answers what a test tells it to.
+//! that answers what a test tells it to. `example`: the files of examples/modbus.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod bad_days;
+mod example;
 mod pymodbus;
 
 use serde_json::{Value as Json, json};

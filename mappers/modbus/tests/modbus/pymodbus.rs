@@ -11,9 +11,11 @@ use nix::unistd::ttyname;
 
 use super::*;
 
-/// A server that ends with the test.
+/// A process that ends with the test.
+pub(crate) struct Ended(pub(crate) Child);
+
 struct Peer {
-    child: Child,
+    _child: Ended,
     port: u16,
 }
 
@@ -33,7 +35,7 @@ impl Peer {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let answer: Json = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
         let port = u16::try_from(answer["port"].as_u64().unwrap()).unwrap();
-        Self { child, port }
+        Self { _child: Ended(child), port }
     }
 
     fn tcp(&self, unit: u8) -> Json {
@@ -49,10 +51,10 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
