@@ -24,3 +24,7 @@ pub use config::{
 pub use driver::{Connection, Modbus, Unit};
 pub use plan::{Hole, Kind, Limits};
 pub use scale::Scale;
+
+/// What this mapper is.
+pub const ABOUT: skerry_mapper_sdk::About =
+    skerry_mapper_sdk::About { name: "modbus-mapper", version: env!("CARGO_PKG_VERSION"), protocol: "modbus" };

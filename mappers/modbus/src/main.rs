@@ -1,0 +1,9 @@
+//! `skerry-mapper-modbus`: Modbus devices as a process.
+
+use std::process::ExitCode;
+
+use skerry_mapper_modbus::{ABOUT, Modbus};
+
+fn main() -> ExitCode {
+    skerry_mapper_sdk::run(&ABOUT, Modbus)
+}
