@@ -44,7 +44,7 @@ def boiler():
     coils = [SimData(0, values=True, datatype=DataType.BITS)]
     discrete = [SimData(0, values=True, datatype=DataType.BITS)]
     holding = [
-        SimData(0, values=[200, 400, 0], datatype=DataType.REGISTERS),
+        SimData(0, values=[200, 400, 0x0F01], datatype=DataType.REGISTERS),
         SimData(10, values="SKERRY-BOILER-01", datatype=DataType.STRING),
     ]
     inputs = [SimData(0, values=[0, 0, 0, 0], datatype=DataType.REGISTERS)]
