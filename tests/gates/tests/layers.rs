@@ -12,8 +12,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // layer 0
     ("skerry-proto", &[]),
     ("skerry-telemetry", &[]),
+    ("skerry-k8s-types", &[]),
     // layer 1
-    ("skerry-common", &["skerry-proto", "skerry-telemetry"]),
+    ("skerry-common", &["skerry-proto", "skerry-telemetry", "skerry-k8s-types"]),
     // layer 2
     ("skerry-identity", LAYER_1),
     ("skerry-sync", LAYER_1),
@@ -46,10 +47,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-hub-tests", &["*"]),
 ];
 const MAPPER: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-mapper-sdk"];
-const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-common"];
+const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-k8s-types", "skerry-common"];
 const LAYER_2: &[&str] = &[
     "skerry-proto",
     "skerry-telemetry",
+    "skerry-k8s-types",
     "skerry-common",
     "skerry-identity",
     "skerry-sync",
@@ -59,6 +61,7 @@ const LAYER_2: &[&str] = &[
 const LAYER_3: &[&str] = &[
     "skerry-proto",
     "skerry-telemetry",
+    "skerry-k8s-types",
     "skerry-common",
     "skerry-identity",
     "skerry-sync",
@@ -80,6 +83,7 @@ const EDGE: &[&str] = &[
 const CLOUD: &[&str] = &[
     "skerry-proto",
     "skerry-telemetry",
+    "skerry-k8s-types",
     "skerry-common",
     "skerry-identity",
     "skerry-sync",
