@@ -74,7 +74,6 @@ pub struct DeviceModelRef {
 pub struct DeviceProperty {
     /// Name of the property, as in the DeviceModel. Each name may appear once.
     #[serde(default, deserialize_with = "or_default")]
-    #[cfg_attr(feature = "schema", schemars(required))]
     pub name: String,
     /// The value that the property shall have, for properties whose accessMode is ReadWrite.
     #[serde(default, skip_serializing_if = "Option::is_none")]

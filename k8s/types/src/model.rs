@@ -51,7 +51,6 @@ pub struct DeviceModelSpec {
 pub struct ModelProperty {
     /// Name of the property. Each name may appear once.
     #[serde(default, deserialize_with = "or_default")]
-    #[cfg_attr(feature = "schema", schemars(required))]
     pub name: String,
     /// What the property is, for people.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]

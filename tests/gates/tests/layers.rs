@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-proto", &[]),
     ("skerry-telemetry", &[]),
     ("skerry-k8s-types", &[]),
+    ("skerry-crdgen", &["skerry-k8s-types"]),
     // layer 1
     ("skerry-common", &["skerry-proto", "skerry-telemetry", "skerry-k8s-types"]),
     // layer 2
