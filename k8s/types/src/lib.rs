@@ -10,6 +10,7 @@
 //! absent, because clients written in Go send it.
 
 mod conditions;
+mod definitions;
 mod device;
 mod merge;
 mod meta;
@@ -18,6 +19,7 @@ mod push;
 mod status;
 
 pub use conditions::{Condition, ONLINE, READY, SYNCED, condition, set_condition};
+pub use definitions::DEFINITIONS;
 pub use device::{
     Device, DeviceMethod, DeviceModelRef, DeviceProperty, DeviceSpec, DeviceSummary, ProtocolConfig, StateReport,
     VisitorConfig,

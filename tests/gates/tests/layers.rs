@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-sync", LAYER_1),
     ("skerry-store", LAYER_1),
     ("skerry-apimachinery", LAYER_1),
+    ("skerry-schema", &["skerry-apimachinery"]),
     // layer 3
     ("skerry-rpc", LAYER_2),
     ("skerry-hubclient", LAYER_3),
@@ -68,6 +69,7 @@ const LAYER_3: &[&str] = &[
     "skerry-sync",
     "skerry-store",
     "skerry-apimachinery",
+    "skerry-schema",
     "skerry-rpc",
 ];
 const EDGE: &[&str] = &[
