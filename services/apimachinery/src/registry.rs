@@ -63,6 +63,8 @@ pub struct Resource {
     pub computed: bool,
     /// PUT to a name that does not exist creates it (leases, events).
     pub create_on_update: bool,
+    /// What to tell who uses this version, or empty.
+    pub deprecation: String,
     /// Columns of a custom resource.
     pub columns: Vec<Column>,
     /// Paths of `scale` of a custom resource: spec replicas, status replicas, selector.
@@ -259,6 +261,7 @@ pub fn custom_resources(definition: &Value) -> Vec<Resource> {
                 subresources,
                 generation: true,
                 custom: true,
+                deprecation: deprecation(definition, version),
                 columns: columns.collect(),
                 scale_paths,
                 ..Resource::default()
@@ -266,6 +269,20 @@ pub fn custom_resources(definition: &Value) -> Vec<Resource> {
         })
         .filter(|r| !r.version.is_empty())
         .collect()
+}
+
+/// The warning for a deprecated version of a definition, or empty.
+fn deprecation(definition: &Value, version: &Value) -> String {
+    if version.get("deprecated") != Some(&Value::Bool(true)) {
+        return String::new();
+    }
+    match str_at(version, "/deprecationWarning") {
+        "" => {
+            let (group, kind) = (str_at(definition, "/spec/group"), str_at(definition, "/spec/names/kind"));
+            format!("{group}/{} {kind} is deprecated", str_at(version, "/name"))
+        }
+        text => text.to_owned(),
+    }
 }
 
 /// All resources that are served now.

@@ -5,7 +5,7 @@
 //! repaired by the next start.
 
 use crate::kinds;
-use crate::state::Api;
+use crate::state::{Api, CRD};
 use crate::storage::{Expect, Op, WriteError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -30,7 +30,34 @@ pub(crate) async fn run(api: &Api, address: SocketAddr, now: Timestamp) -> Resul
     for (storage, object) in rbac() {
         ensure(api, &format!("rbac.authorization.k8s.io/{storage}"), object, now).await?;
     }
+    definitions(api, now).await?;
     own_service(api, address, now).await
+}
+
+/// The definitions of the device kinds. They follow the release: one of an older release is replaced.
+async fn definitions(api: &Api, now: Timestamp) -> Result<(), ApiError> {
+    for text in skerry_k8s_types::DEFINITIONS {
+        let mut wanted: Value = serde_saphyr::from_str(text)
+            .map_err(|error| ApiError::Internal(format!("a definition of the release: {error}")))?;
+        kinds::defaults(CRD, &mut wanted);
+        let name = meta::name(&wanted).to_owned();
+        let Some(current) = api.storage.get(CRD, "", &name) else {
+            let status = kinds::definition_status(&wanted, now);
+            set(&mut wanted, &[], "status", status);
+            ensure(api, CRD, wanted, now).await?;
+            continue;
+        };
+        let mut stored = current.value();
+        if stored.get("spec") == wanted.get("spec") {
+            continue;
+        }
+        set(&mut stored, &[], "spec", wanted.get("spec").cloned().unwrap_or_default());
+        meta::bump_generation(&mut stored);
+        let op = Op { storage: CRD.into(), value: stored, expect: Expect::Version(current.version), delete: false };
+        write(api, op).await?;
+    }
+    api.reload_registry();
+    Ok(())
 }
 
 async fn ensure(api: &Api, storage: &str, mut object: Value, now: Timestamp) -> Result<(), ApiError> {

@@ -113,6 +113,7 @@ impl Config {
         let api = Arc::new(Api {
             storage,
             registry: RwLock::new(Arc::new(Registry::new([]))),
+            schemas: RwLock::default(),
             pki,
             tokens,
             rbac: Rbac::default(),

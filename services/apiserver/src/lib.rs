@@ -8,6 +8,7 @@ mod auth;
 mod bootstrap;
 mod call;
 mod config;
+mod custom;
 mod discovery;
 mod error;
 mod http;

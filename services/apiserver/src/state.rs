@@ -5,6 +5,7 @@
 //! Limits: the constants below. On a crash all of it is rebuilt from the data directory.
 
 use crate::auth::{Rbac, Tokens};
+use crate::custom::Schemas;
 use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
@@ -43,6 +44,7 @@ pub(crate) const CRD: &str = "apiextensions.k8s.io/customresourcedefinitions";
 pub(crate) struct Api {
     pub(crate) storage: Storage,
     pub(crate) registry: RwLock<Arc<Registry>>,
+    pub(crate) schemas: RwLock<Arc<Schemas>>,
     pub(crate) pki: Arc<Pki>,
     pub(crate) tokens: Tokens,
     pub(crate) rbac: Rbac,
@@ -67,10 +69,17 @@ impl Api {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The schemas of the custom resources that are served now.
+    pub(crate) fn schemas(&self) -> Arc<Schemas> {
+        self.schemas.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Reads the definitions again.
     pub(crate) fn reload_registry(&self) {
         let definitions: Vec<Value> =
             self.storage.cache(CRD).snapshot(&Filter::default()).entries.iter().map(|e| e.value()).collect();
+        let schemas = Arc::new(Schemas::new(&definitions, &self.schemas()));
+        *self.schemas.write().unwrap_or_else(PoisonError::into_inner) = schemas;
         let fresh = Arc::new(Registry::new(&definitions));
         *self.registry.write().unwrap_or_else(PoisonError::into_inner) = fresh;
     }

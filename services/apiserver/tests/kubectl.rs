@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::PathBuf;
+use support::Cluster;
 
 const APP: &str = r#"
 apiVersion: v1
@@ -51,59 +51,6 @@ spec:
     additionalPrinterColumns: [{name: Size, type: integer, jsonPath: .spec.size}]
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 "#;
-
-struct Cluster {
-    process: support::Process,
-    kubeconfig: PathBuf,
-    kubectl: PathBuf,
-    /// The minor version of kubectl: older ones lack some commands.
-    minor: u32,
-    _dir: tempfile::TempDir,
-}
-
-impl Cluster {
-    /// A new server for each kubectl of this machine.
-    fn each() -> impl Iterator<Item = Self> {
-        let all = support::kubectls();
-        if all.is_empty() {
-            #[expect(clippy::print_stderr, reason = "says why nothing was tested")]
-            {
-                eprintln!("there is no kubectl: not tested");
-            }
-        }
-        all.into_iter().map(|(kubectl, minor)| {
-            let dir = tempfile::tempdir().unwrap();
-            let process = support::Process::start(dir.path());
-            Self { process, kubeconfig: dir.path().join("kubeconfig"), kubectl, minor, _dir: dir }
-        })
-    }
-
-    fn run(&self, arguments: &str, stdin: Option<&str>) -> (bool, String) {
-        let arguments: Vec<&str> = arguments.split(' ').collect();
-        // Older ones take what begins with a brace for JSON.
-        let stdin = stdin.map(|text| format!("---\n{text}"));
-        let output = support::kubectl(&self.kubectl, &self.kubeconfig, &arguments, stdin.as_deref());
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        (output.status.success(), text)
-    }
-
-    /// Runs a command that must succeed and say `expected`.
-    fn ok(&self, arguments: &str, expected: &str) -> String {
-        self.ok_with(arguments, None, expected)
-    }
-
-    fn ok_with(&self, arguments: &str, stdin: Option<&str>, expected: &str) -> String {
-        let (success, text) = self.run(arguments, stdin);
-        assert!(success && text.contains(expected), "kubectl {arguments}\nexpected: {expected}\n{text}");
-        text
-    }
-
-    /// Runs a command that must fail and say `expected`.
-    fn fails_with(&self, arguments: &str, stdin: Option<&str>, expected: &str) {
-        let (success, text) = self.run(arguments, stdin);
-        assert!(!success && text.contains(expected), "kubectl {arguments}\nexpected: {expected}\n{text}");
-    }
-}
 
 #[test]
 fn objects_from_apply_to_delete() {

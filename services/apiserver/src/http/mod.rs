@@ -191,6 +191,7 @@ async fn resource(
     let form = negotiate::form(request.headers())?;
     let (head, body) = request.into_parts();
     let text = |name: header::HeaderName| header_text(&head.headers, name);
+    let warnings = Some(resource.deprecation.clone()).into_iter().filter(|text| !text.is_empty()).collect();
     let mut call = Call {
         api: api.clone(),
         user,
@@ -203,7 +204,7 @@ async fn resource(
         agent: text(header::USER_AGENT),
         body: bytes::Bytes::new(),
         now,
-        warnings: Vec::new(),
+        warnings,
     };
     let work = async {
         call.body = read_body(body).await?;

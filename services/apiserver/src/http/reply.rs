@@ -70,7 +70,7 @@ pub(crate) fn reply_response(call: &Call, reply: Reply) -> Response {
         Reply::Value(status, value) => json_response(status, &shaped(call, value)),
     };
     for warning in &call.warnings {
-        let text = warning.replace(['"', '\\', '\n'], " ");
+        let text = warning.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

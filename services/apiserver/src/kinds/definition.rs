@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use skerry_apimachinery::json::{default_to, list_at, map_mut, str_at};
 use skerry_apimachinery::{FieldError, meta};
+use skerry_schema::Schema;
 
 pub(super) fn defaults(object: &mut Value) {
     let kind = str_at(object, "/spec/names/kind").to_owned();
@@ -16,7 +17,7 @@ pub(super) fn defaults(object: &mut Value) {
     default_to(map_mut(object, &["spec"]), "conversion", json!({"strategy": "None"}));
 }
 
-pub(super) fn status(object: &Value, now: Timestamp) -> Value {
+pub(crate) fn status(object: &Value, now: Timestamp) -> Value {
     let stored: Vec<&str> = list_at(object, "/spec/versions")
         .iter()
         .filter(|v| v.get("storage") == Some(&Value::Bool(true)))
@@ -53,6 +54,13 @@ pub(super) fn validate(object: &Value, errors: &mut Vec<FieldError>) {
     let scope = str_at(object, "/spec/scope");
     if !["Cluster", "Namespaced"].contains(&scope) {
         errors.push(FieldError::not_supported("spec.scope", scope, &["Cluster", "Namespaced"]));
+    }
+    for (index, version) in list_at(object, "/spec/versions").iter().enumerate() {
+        let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        match version.pointer("/schema/openAPIV3Schema") {
+            None => errors.push(FieldError::required(path, "schemas are required")),
+            Some(schema) => errors.extend(Schema::compile(schema, &path).err().into_iter().flatten()),
+        }
     }
     let stored =
         list_at(object, "/spec/versions").iter().filter(|v| v.get("storage") == Some(&Value::Bool(true))).count();

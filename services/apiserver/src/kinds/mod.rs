@@ -13,6 +13,8 @@ pub(crate) mod service;
 mod storage;
 mod workload;
 
+pub(crate) use definition::status as definition_status;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skerry_apimachinery::json::{as_map, default_to, map_at, map_mut, str_at};

@@ -9,7 +9,7 @@ use crate::http::Reply;
 use crate::kinds;
 use crate::state::{CRD, write_error};
 use crate::storage::{Expect, Op, WriteError};
-use crate::{typed, view};
+use crate::{custom, view};
 use http::StatusCode;
 use serde_json::Value;
 use skerry_apimachinery::json::{as_map, str_at};
@@ -86,7 +86,7 @@ pub(crate) fn check_body(call: &mut Call, mut object: Value) -> Result<Value, Ap
     }
     let metadata = meta::metadata(&mut object);
     metadata.retain(|_, value| !value.is_null() && !value.as_object().is_some_and(serde_json::Map::is_empty));
-    let unknown = typed::check(&resource, &mut object)?;
+    let unknown = custom::shape(&call.api, &resource, &mut object)?;
     if !unknown.is_empty() {
         let text = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect::<Vec<_>>();
         match call.query.field_validation {
@@ -116,6 +116,7 @@ pub(crate) async fn store_new(call: &Call, mut object: Value) -> Result<Stored, 
     let generate = meta::name(&object).is_empty() && !base.is_empty();
     meta::stamp_new(&mut object, &uuid::Uuid::new_v4().to_string(), call.now, resource.generation);
     kinds::defaults(&resource.storage, &mut object);
+    custom::fill(&call.api, resource, &mut object);
     kinds::prepare_new(resource, &mut object, call.now);
     if &*resource.storage == "/pods" {
         kinds::pod::admit(&call.api, &mut object).await?;
@@ -128,6 +129,7 @@ pub(crate) async fn store_new(call: &Call, mut object: Value) -> Result<Stored, 
         let mut errors = Vec::new();
         meta::validate(&object, resource.name_rule, resource.namespaced, &mut errors);
         kinds::validate(&resource.storage, &object, None, &mut errors);
+        custom::validate(&call.api, resource, &object, None, &mut errors);
         if !errors.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(&object), errors));
         }

@@ -7,6 +7,7 @@
 
 use crate::auth::escalation;
 use crate::call::Call;
+use crate::custom;
 use crate::kinds;
 use crate::state::{Api, CRD, MAX_RETRIES, write_error};
 use crate::storage::{Expect, Op, WriteError};
@@ -66,7 +67,8 @@ pub(crate) async fn modify_other(
             kinds::service::keep_address(&mut new, &old);
         }
         kinds::defaults(&resource.storage, &mut new);
-        check(resource, subresource, &new, &old)?;
+        custom::fill(api, resource, &mut new);
+        check(api, resource, subresource, &new, &old)?;
         if changes_the_wanted_state(subresource) && resource.generation && wanted_state_differs(resource, &new, &old) {
             meta::bump_generation(&mut new);
         }
@@ -199,7 +201,10 @@ fn wanted_state_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
             let mut copy = object.clone();
             let map = as_map(&mut copy);
             map.remove("metadata");
-            map.remove("status");
+            // Without a subresource the status is a part of the object like any other.
+            if resource.has("status") {
+                map.remove("status");
+            }
             copy
         };
         return rest(new) != rest(old);
@@ -207,7 +212,7 @@ fn wanted_state_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
     new.get("spec") != old.get("spec")
 }
 
-fn check(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Result<(), ApiError> {
+fn check(api: &Api, resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     meta::validate(new, resource.name_rule, resource.namespaced, &mut errors);
     if meta::is_deleting(old) {
@@ -222,6 +227,7 @@ fn check(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Re
     if changes_the_wanted_state(subresource) {
         kinds::validate(&resource.storage, new, Some((old, subresource)), &mut errors);
     }
+    custom::validate(api, resource, new, Some(old), &mut errors);
     if errors.is_empty() {
         Ok(())
     } else {

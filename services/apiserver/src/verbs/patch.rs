@@ -7,7 +7,7 @@ use super::create::{check_body, store_new};
 use super::modify::modify;
 use crate::call::{Call, decode};
 use crate::http::Reply;
-use crate::{typed, view};
+use crate::{custom, view};
 use http::StatusCode;
 use serde_json::{Value, json};
 use skerry_apimachinery::patch::{ApplyOptions, PatchKind, apply, json_patch, merge_patch, strategic_merge};
@@ -91,7 +91,7 @@ pub(crate) async fn patch(call: &mut Call) -> Result<Reply, ApiError> {
         let mut shown = old.clone();
         view::from_storage(&call.resource, &mut shown);
         let mut new = patched(call, kind, &patch, &shown, &call.resource.kind)?;
-        unknown = typed::check(&call.resource, &mut new)?;
+        unknown = custom::shape(&call.api, &call.resource, &mut new)?;
         if call.query.field_validation == FieldValidation::Strict && !unknown.is_empty() {
             let text = unknown.iter().map(|f| format!("unknown field \"{f}\"")).collect::<Vec<_>>().join(", ");
             return Err(ApiError::BadRequest(format!("strict decoding error: {text}")));

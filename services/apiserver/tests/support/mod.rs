@@ -139,3 +139,57 @@ pub(crate) fn kubectl(program: &Path, kubeconfig: &Path, arguments: &[&str], std
     drop(input);
     child.wait_with_output().unwrap()
 }
+
+/// A server and a kubectl.
+pub(crate) struct Cluster {
+    pub(crate) process: Process,
+    kubeconfig: PathBuf,
+    kubectl: PathBuf,
+    /// The minor version of kubectl: older ones lack some commands.
+    pub(crate) minor: u32,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// A new server for each kubectl of this machine.
+    pub(crate) fn each() -> impl Iterator<Item = Self> {
+        let all = kubectls();
+        if all.is_empty() {
+            #[expect(clippy::print_stderr, reason = "says why nothing was tested")]
+            {
+                eprintln!("there is no kubectl: not tested");
+            }
+        }
+        all.into_iter().map(|(kubectl, minor)| {
+            let dir = tempfile::tempdir().unwrap();
+            let process = Process::start(dir.path());
+            Self { process, kubeconfig: dir.path().join("kubeconfig"), kubectl, minor, _dir: dir }
+        })
+    }
+
+    pub(crate) fn run(&self, arguments: &str, stdin: Option<&str>) -> (bool, String) {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        // Older ones take what begins with a brace for JSON.
+        let stdin = stdin.map(|text| format!("---\n{text}"));
+        let output = kubectl(&self.kubectl, &self.kubeconfig, &arguments, stdin.as_deref());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    }
+
+    /// Runs a command that must succeed and say `expected`.
+    pub(crate) fn ok(&self, arguments: &str, expected: &str) -> String {
+        self.ok_with(arguments, None, expected)
+    }
+
+    pub(crate) fn ok_with(&self, arguments: &str, stdin: Option<&str>, expected: &str) -> String {
+        let (success, text) = self.run(arguments, stdin);
+        assert!(success && text.contains(expected), "kubectl {arguments}\nexpected: {expected}\n{text}");
+        text
+    }
+
+    /// Runs a command that must fail and say `expected`.
+    pub(crate) fn fails_with(&self, arguments: &str, stdin: Option<&str>, expected: &str) {
+        let (success, text) = self.run(arguments, stdin);
+        assert!(!success && text.contains(expected), "kubectl {arguments}\nexpected: {expected}\n{text}");
+    }
+}
