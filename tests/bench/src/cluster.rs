@@ -81,7 +81,8 @@ impl Cluster {
         let arguments = ["--listen", &source, "--kubeconfig", text(&kubeconfig)?, "--admin", &admin, "--log", "warn"];
         let edgecontroller = Process::start(&binaries.join("skerry-edgecontroller"), &arguments, path)?;
 
-        let arguments = ["--kubeconfig", text(&kubeconfig)?, "--log", "warn"];
+        let admin = ports.at(12);
+        let arguments = ["--kubeconfig", text(&kubeconfig)?, "--admin", &admin, "--log", "warn"];
         let controllers = Process::start(&binaries.join("skerry-controllers"), &arguments, path)?;
 
         let hub_address = ports.at(2);
