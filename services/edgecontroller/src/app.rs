@@ -9,10 +9,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config as KubeConfig};
-use skerry_common::{Backoff, Key, drain};
+use kube::Client;
+use skerry_common::{Key, drain};
 use skerry_identity::{ClientAuth, CredentialOptions, CredentialWatch, RevocationPublisher};
+use skerry_kubesync::{
+    ApiError, Cache, Confirm, Confirmer, HUB_SERVICE, Informer, Kind, KubeApi, Sessions, SinkService, SourceService,
+    Subs, TaskEnded, Tasks, Tell, Told,
+};
 use skerry_proto::hub::v1::registry_server::RegistryServer;
 use skerry_proto::identity::v1::issuer_server::IssuerServer;
 use skerry_proto::review::v1::reviews_server::ReviewsServer;
@@ -21,37 +24,23 @@ use skerry_proto::sync::v1::source_server::SourceServer;
 use skerry_rpc::{Bound, Caller, Listen, Policy, Server, ServerConfig};
 use skerry_telemetry::{Readiness, Registry};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tonic::service::Routes;
 
-use crate::api::{ApiError, KubeApi};
 use crate::apply::{self, Applier};
-use crate::cache::Cache;
 use crate::config::Config;
-use crate::confirm::{self, Confirm, Confirmer};
-use crate::credentials::Keeper;
+use crate::credentials::{Keeper, SERVICE};
 use crate::error::ControllerError;
 use crate::hubs::Hubs;
-use crate::informer::Informer;
 use crate::issuer::{self, IssuerService};
-use crate::kinds::Kind;
 use crate::lease::LeaseKeeper;
 use crate::metrics::Metrics;
 use crate::mint::{self, Mint, Minter};
 use crate::presence::Presence;
-use crate::registry::{HUB_SERVICE, RegistryService};
-use crate::rejections;
+use crate::registry::RegistryService;
 use crate::reviews::ReviewService;
-use crate::revive::{self, Revive};
+use crate::revive::{self, Revive, UnknownNodes};
 use crate::revocations;
-use crate::sessions::Sessions;
-use crate::sink::SinkService;
-use crate::source::SourceService;
-use crate::subs::Subs;
-use crate::system;
-
-/// How long `build` waits for an API server that does not answer yet.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+use crate::system::{self, MANAGER};
 
 /// How often parked keys are looked at again.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -75,7 +64,7 @@ pub struct EdgeController {
     hubs: Arc<Hubs>,
     revive: Revive,
     unknown: mpsc::Receiver<Key>,
-    rejections: rejections::Queue,
+    told: mpsc::Receiver<Told>,
     revocations: RevocationPublisher,
     issuer: IssuerService,
     keeper: Keeper,
@@ -88,17 +77,7 @@ pub struct EdgeController {
 /// # Errors
 /// When there is no configuration of a cluster, or it is wrong.
 pub async fn kube_client(config: &Config) -> Result<Client, ControllerError> {
-    let wrong = |error: Box<dyn std::error::Error + Send + Sync>| ControllerError::KubeConfig(error);
-    let kube = match &config.kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
-            KubeConfig::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(|e| wrong(e.into()))?
-        }
-        None => KubeConfig::infer().await.map_err(|e| wrong(e.into()))?,
-    };
-    Client::try_from(kube).map_err(|e| wrong(e.into()))
+    skerry_kubesync::kube_client(config.kubeconfig.as_deref()).await.map_err(ControllerError::KubeConfig)
 }
 
 impl EdgeController {
@@ -116,7 +95,7 @@ impl EdgeController {
     ) -> Result<Self, ControllerError> {
         let checked = config.check()?;
         let metrics = Arc::new(Metrics::new(registry));
-        let api = KubeApi::new(client, Arc::clone(&metrics));
+        let api = KubeApi::new(client, MANAGER, Arc::clone(&metrics.sync));
         let ca = Arc::new(patiently(|| system::ensure_ca(&api, &checked.trust_domain)).await?);
 
         let (revocations, list) = RevocationPublisher::new();
@@ -136,21 +115,23 @@ impl EdgeController {
         let subs = Arc::new(Subs::default());
         let hubs = Arc::new(Hubs::default());
         let sessions =
-            Arc::new(Sessions::new(Arc::clone(&subs), cache.clone(), Arc::clone(&hubs), Arc::clone(&metrics)));
+            Arc::new(Sessions::new(Arc::clone(&subs), cache.clone(), Some(hubs.clone()), Arc::clone(&metrics.sync)));
         let presence = Arc::new(Mutex::new(Presence::default()));
         let leases = Arc::new(LeaseKeeper::new(api.clone(), Arc::clone(&sessions), presence, Arc::clone(&metrics)));
         patiently(|| async { leases.seed().await.map_err(ControllerError::api("read the leases of nodes")) }).await?;
 
-        let confirm = Arc::new(Confirm::new());
+        let confirm = Arc::new(Confirm::default());
         let (unknown_nodes, unknown) = mpsc::channel(UNKNOWN_QUEUE);
-        let (rejections, rejection_queue) = rejections::channel();
+        let (tell, told) = Tell::channel();
+        let observer = Arc::new(UnknownNodes(unknown_nodes));
         let revive = Revive::new(cache.clone());
         let confirmer = Confirmer {
             confirm: Arc::clone(&confirm),
             api: api.clone(),
             cache: cache.clone(),
             subs: Arc::clone(&subs),
-            metrics: Arc::clone(&metrics),
+            observer: observer.clone(),
+            metrics: Arc::clone(&metrics.sync),
         };
         let minter = Minter {
             mint: Arc::new(Mint::new()),
@@ -164,8 +145,8 @@ impl EdgeController {
             cache: cache.clone(),
             confirm,
             subs: Arc::clone(&subs),
-            metrics: Arc::clone(&metrics),
-            unknown_nodes,
+            metrics: Arc::clone(&metrics.sync),
+            observer,
         };
         let (statuses, events, nodes) = apply::rates(checked.status_per_second);
         let applier = Arc::new(Applier {
@@ -175,7 +156,7 @@ impl EdgeController {
             sessions: Arc::clone(&sessions),
             leases: Arc::clone(&leases),
             confirmer: confirmer.clone(),
-            rejections: rejections.clone(),
+            tell,
             revive: revive.clone(),
             metrics: Arc::clone(&metrics),
             statuses,
@@ -210,7 +191,7 @@ impl EdgeController {
             hubs,
             revive,
             unknown,
-            rejections: rejection_queue,
+            told,
             revocations,
             issuer,
             keeper,
@@ -228,35 +209,38 @@ impl EdgeController {
     ///
     /// # Errors
     /// When a part ended by itself.
-    pub async fn run(self, mut stop: drain::Watch) -> Result<(), ControllerError> {
-        let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    pub async fn run(self, stop: drain::Watch) -> Result<(), ControllerError> {
+        let mut tasks = Tasks::default();
         for kind in Kind::ALL.into_iter().filter(|kind| kind.resource().is_some()) {
             let task = self.readiness.task(&format!("list {}", kind.as_str()));
-            named(&mut tasks, "informer", self.informer.clone().run(kind, task));
+            tasks.spawn("informer", self.informer.clone().run(kind, task));
         }
         let subs = Arc::clone(&self.confirmer.subs);
         let mint = Arc::clone(&self.minter.mint);
-        named(&mut tasks, "confirmer", confirm::run(self.confirmer.clone()));
-        named(&mut tasks, "minter", mint::run(self.minter.clone()));
-        named(&mut tasks, "revocations", revocations::run(self.api.clone(), self.revocations));
-        named(&mut tasks, "credentials", self.keeper.run());
-        named(&mut tasks, "events", rejections::run(self.api.clone(), self.informer.cache.clone(), self.rejections));
-        named(&mut tasks, "revive", revive::run(self.revive.clone(), Arc::clone(&self.applier), self.unknown));
-        named(&mut tasks, "clock", clock(Arc::clone(&subs), mint, self.confirmer.clone()));
+        tasks.spawn("confirmer", skerry_kubesync::confirm(self.confirmer.clone()));
+        tasks.spawn("minter", mint::run(self.minter.clone()));
+        tasks.spawn("revocations", revocations::run(self.api.clone(), self.revocations));
+        tasks.spawn("credentials", self.keeper.run());
+        tasks.spawn("events", skerry_kubesync::tell(self.api.clone(), self.informer.cache.clone(), self.told));
+        tasks.spawn("revive", revive::run(self.revive.clone(), Arc::clone(&self.applier), self.unknown));
+        tasks.spawn("clock", clock(Arc::clone(&subs), mint, self.confirmer.clone()));
         let leases = Arc::clone(&self.leases);
-        named(&mut tasks, "leases", async move { leases.run().await });
+        tasks.spawn("leases", async move { leases.run().await });
 
         let source = SourceService {
+            service: SERVICE,
+            kinds: &Kind::ALL,
             cache: self.informer.cache.clone(),
             confirm: Arc::clone(&self.informer.confirm),
-            mint: Arc::clone(&self.minter.mint),
+            derived: Some(self.minter.mint.clone()),
             subs,
             sessions: Arc::clone(&self.sessions),
-            rejections: self.applier.rejections.clone(),
-            metrics: Arc::clone(&self.metrics),
+            tell: self.applier.tell.clone(),
+            metrics: Arc::clone(&self.metrics.sync),
             stop: stop.clone(),
         };
-        let sink = SinkService { applier: Arc::clone(&self.applier), stop: stop.clone() };
+        let metrics = Arc::clone(&self.metrics.sync);
+        let sink = SinkService { service: SERVICE, applier: Arc::clone(&self.applier), metrics, stop: stop.clone() };
         let registry = RegistryService {
             sessions: self.sessions,
             leases: self.leases,
@@ -273,42 +257,9 @@ impl EdgeController {
             .add_service(IssuerServer::new(self.issuer))
             .add_service(ReviewsServer::new(ReviewService::new(self.api)));
         let serve = self.bound.serve(routes, stop.clone());
-        tokio::pin!(serve);
-        let ended = tokio::select! {
-            served = &mut serve => served.map(drop).map_err(|e| ControllerError::TaskEnded {
-                task: "server",
-                reason: skerry_common::chain(&e),
-            }),
-            Some(task) = tasks.join_next() => {
-                if stop.is_stopping() {
-                    let _ = serve.await;
-                    Ok(())
-                } else {
-                    if task.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
-                        self.metrics.panics.inc();
-                    }
-                    let (task, reason) = match task {
-                        Ok(name) => (name, "it returned".to_owned()),
-                        Err(error) => ("unknown", error.to_string()),
-                    };
-                    Err(ControllerError::TaskEnded { task, reason })
-                }
-            }
-        };
-        // Nobody writes any more: what was answered is done, what was not comes again.
-        tasks.abort_all();
-        if ended.is_ok() {
-            drop(stop.stopped().await);
-        }
-        ended
+        let ended = tasks.serve(serve, stop, &self.metrics.sync).await;
+        ended.map_err(|TaskEnded { task, reason }| ControllerError::TaskEnded { task, reason })
     }
-}
-
-fn named(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    tasks.spawn(async move {
-        task.await;
-        name
-    });
 }
 
 /// What happens by time alone.
@@ -329,25 +280,17 @@ async fn clock(subs: Arc<Subs>, mint: Arc<Mint>, confirmer: Confirmer) {
     }
 }
 
-/// Tries again while the API server cannot serve, for a minute.
-async fn patiently<T, F, Fut>(mut call: F) -> Result<T, ControllerError>
+/// Waits for an API server that does not serve yet.
+async fn patiently<T, F, Fut>(call: F) -> Result<T, ControllerError>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, ControllerError>>,
 {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
-    let started = tokio::time::Instant::now();
-    loop {
-        match call().await {
-            Err(ControllerError::Api { what, source: source @ ApiError::Unavailable { .. } })
-                if started.elapsed() < START_PATIENCE =>
-            {
-                tracing::warn!(what, error = skerry_common::chain(&source), "the API server does not serve yet");
-                tokio::time::sleep(backoff.jittered()).await;
-            }
-            result => return result,
-        }
-    }
+    skerry_kubesync::patiently(call, |error| match error {
+        ControllerError::Api { what, source: ApiError::Unavailable { .. } } => Some(what),
+        _ => None,
+    })
+    .await
 }
 
 /// Who may call what.

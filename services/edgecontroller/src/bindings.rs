@@ -14,9 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use skerry_common::{Key, NodeName};
+use skerry_kubesync::{ApiError, Kind, KubeApi, Other};
 
-use crate::api::{ApiError, KubeApi, Other};
-use crate::kinds::Kind;
 use crate::lease::NAMESPACE;
 
 /// Annotation: SHA-256 of the newest public key that was certified for the node, hex.

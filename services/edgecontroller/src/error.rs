@@ -18,7 +18,7 @@ pub enum ControllerError {
         what: String,
         /// What it answered.
         #[source]
-        source: crate::api::ApiError,
+        source: skerry_kubesync::ApiError,
     },
     /// The CA, a certificate or a credential file is not usable: the source says what to mend.
     #[error("identity: {what}")]
@@ -78,7 +78,7 @@ impl ControllerError {
         }
     }
 
-    pub(crate) fn api(what: impl Into<String>) -> impl FnOnce(crate::api::ApiError) -> Self {
+    pub(crate) fn api(what: impl Into<String>) -> impl FnOnce(skerry_kubesync::ApiError) -> Self {
         let what = what.into();
         move |source| Self::Api { what, source }
     }

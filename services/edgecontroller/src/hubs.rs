@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skerry_common::NodeName;
+use skerry_kubesync::OnFence;
 use tokio::sync::Notify;
 
 /// The outgoing side of one hub.
@@ -63,9 +64,10 @@ impl Hubs {
     pub(crate) fn remove(&self, connection: u64) {
         self.lock().remove(&connection);
     }
+}
 
-    /// Tells every hub.
-    pub(crate) fn fence(&self, node: &NodeName, session: u64) {
+impl OnFence for Hubs {
+    fn fence(&self, node: &NodeName, session: u64) {
         for hub in self.lock().values() {
             hub.fence(node, session);
         }

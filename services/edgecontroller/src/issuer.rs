@@ -16,6 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use skerry_common::NodeName;
 use skerry_identity::{Ca, IdentityError, IssuedCertificate, RevocationList, Token, TokenError, TokenRecord};
+use skerry_kubesync::{ApiError, HUB_SERVICE, KubeApi, RateLimit, cut};
 use skerry_proto::identity::v1::issuer_server::Issuer;
 use skerry_proto::identity::v1::{
     Certificate, IssueForJoinRequest, IssueForJoinResponse, IssueForRenewalRequest, IssueForRenewalResponse,
@@ -23,14 +24,10 @@ use skerry_proto::identity::v1::{
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
 
-use crate::api::{ApiError, KubeApi};
 use crate::bindings::{self, BindError};
 use crate::metrics::{Issuance, Metrics};
-use crate::registry::HUB_SERVICE;
-use crate::rejections::cut;
 use crate::revocations;
 use crate::tokens;
-use crate::work::RateLimit;
 
 /// Metadata of a refusal: its stable code.
 pub const CODE_HEADER: &str = "skerry-code";

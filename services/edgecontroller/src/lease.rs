@@ -20,18 +20,14 @@ use jiff::Timestamp;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use skerry_common::{Key, NodeName};
+use skerry_kubesync::{ApiError, KubeApi, Other, SESSION, Sessions};
 use tokio::time::Instant;
 
-use crate::api::{ApiError, KubeApi, Other};
 use crate::metrics::Metrics;
 use crate::presence::{Presence, RENEW_MS};
-use crate::sessions::Sessions;
 
 /// Where Kubernetes looks for the leases of nodes.
 pub(crate) const NAMESPACE: &str = "kube-node-lease";
-
-/// Annotation of the Lease: the node's newest session.
-pub(crate) const SESSION: &str = "skerry.io/session";
 
 /// As the kubelet's.
 const DURATION_SECONDS: u32 = 40;

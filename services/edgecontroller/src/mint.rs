@@ -12,19 +12,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use skerry_common::{Backoff, Key, NodeName, Version};
-use skerry_sync::Object;
+use skerry_common::{Backoff, Encoding, Key, NodeName, Version};
+use skerry_kubesync::{
+    ApiError, Cache, Derive, Inner, Kind, KubeApi, PodToken, RateLimit, Subs, WorkSet, compress, encoding,
+};
+use skerry_sync::{Lookup, Object};
 
-use crate::api::{ApiError, KubeApi};
-use crate::cache::{Cache, PodToken};
-use crate::kinds::Kind;
 use crate::metrics::Metrics;
-use crate::subs::Subs;
-use crate::trim::compress;
-use crate::view::encoding;
-use crate::work::{RateLimit, WorkSet};
 
 /// TokenRequests at a time.
 const WORKERS: usize = 8;
@@ -79,7 +76,7 @@ type Nodes = HashMap<NodeName, HashMap<Key, State>>;
 
 impl Mint {
     pub(crate) fn new() -> Self {
-        Self { wanted: WorkSet::new(), rate: RateLimit::new(PER_SECOND, BURST), nodes: Mutex::default() }
+        Self { wanted: WorkSet::default(), rate: RateLimit::new(PER_SECOND, BURST), nodes: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {
@@ -113,18 +110,6 @@ impl Mint {
         self.wanted.push((node.clone(), key.clone()));
     }
 
-    /// The node has it durably: the body is not needed any more.
-    pub(crate) fn acked(&self, node: &NodeName, key: &Key) {
-        if let Some(state) = self.lock().get_mut(node).and_then(|tokens| tokens.get_mut(key)) {
-            state.minted = None;
-        }
-    }
-
-    /// The node's subscription ended: nothing of it is kept.
-    pub(crate) fn forget(&self, node: &NodeName) {
-        self.lock().remove(node);
-    }
-
     /// The pod is gone: nothing of its token is kept.
     pub(crate) fn drop_token(&self, node: &NodeName, key: &Key) {
         if let Some(tokens) = self.lock().get_mut(node) {
@@ -154,6 +139,49 @@ impl Mint {
         let state = state(&mut nodes, node, key);
         state.refused = Some(now + REFUSED_FOR);
         state.due = Some(now + REFUSED_FOR + 1);
+    }
+}
+
+impl Derive for Mint {
+    fn lookup(&self, cache: &Inner, node: &NodeName, key: &Key, held: Option<&Version>, now: i64) -> Lookup {
+        let same = |version: &Version| {
+            Lookup::Present(Object {
+                version: version.clone(),
+                body: Bytes::new(),
+                encoding: encoding(Encoding::Identity),
+            })
+        };
+        let Some(PodToken { finished, .. }) = cache.token(node, key) else {
+            if !cache.pods_complete(node) {
+                return Lookup::Unknown;
+            }
+            self.drop_token(node, key);
+            return Lookup::Absent;
+        };
+        match (held, self.look(node, key, held, now)) {
+            // A pod that has ended keeps what it has until it is deleted.
+            (Some(held), _) if finished => same(held),
+            (None, _) if finished => Lookup::Absent,
+            (Some(held), Token::HeldIsFresh) => same(held),
+            (_, Token::Minted(object)) => Lookup::Present(object),
+            (Some(held), Token::Refused) => same(held),
+            (None, Token::Refused) => Lookup::Absent,
+            (_, Token::Wanted | Token::HeldIsFresh) => {
+                self.ask(node, key);
+                Lookup::Unknown
+            }
+        }
+    }
+
+    /// The body is not needed any more.
+    fn acked(&self, node: &NodeName, key: &Key) {
+        if let Some(state) = self.lock().get_mut(node).and_then(|tokens| tokens.get_mut(key)) {
+            state.minted = None;
+        }
+    }
+
+    fn forget(&self, node: &NodeName) {
+        self.lock().remove(node);
     }
 }
 
@@ -192,7 +220,7 @@ async fn work(this: &Minter) {
         let (node, key) = &slot;
         let token = this.cache.read().token(node, key);
         // Nobody subscribes any more, or the pod is gone: whoever comes next asks again.
-        let (Some(token), Some(_)) = (token, this.subs.get(node, Kind::ServiceAccountToken)) else { continue };
+        let Some(token) = token.filter(|_| this.subs.contains(node, Kind::ServiceAccountToken)) else { continue };
         this.mint.rate.acquire().await;
         let now = Timestamp::now().as_second();
         match mint(&this.api, &token, now).await {

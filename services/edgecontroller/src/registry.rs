@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use skerry_common::{NodeName, drain};
 use skerry_identity::RevocationList;
+use skerry_kubesync::{HUB_SERVICE, Sessions};
 use skerry_proto::hub::v1::registry_server::Registry;
 use skerry_proto::hub::v1::{Fence, HubUpdate, RegistryUpdate, Revocations, hub_update, registry_update};
 use tokio::sync::mpsc;
@@ -18,13 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::hubs::{HubOut, Hubs};
 use crate::lease::LeaseKeeper;
 use crate::revive::Revive;
-use crate::sessions::Sessions;
 
 /// Messages that wait for a hub; more would only be memory.
 const OUT_MESSAGES: usize = 64;
-
-/// The callers that may use the services of EdgeController.
-pub(crate) const HUB_SERVICE: &str = "cloudhub";
 
 /// See the module.
 #[derive(Debug, Clone)]

@@ -15,9 +15,7 @@ use skerry_proto::review::v1::reviews_server::Reviews;
 use skerry_proto::review::v1::{ReviewRequest, ReviewResponse};
 use tonic::{Request, Response, Status};
 
-use crate::api::{ApiError, KubeApi};
-use crate::registry::HUB_SERVICE;
-use crate::work::RateLimit;
+use skerry_kubesync::{ApiError, HUB_SERVICE, KubeApi, RateLimit};
 
 /// What a kubelet's API can be asked to do.
 const VERBS: [&str; 5] = ["get", "create", "update", "patch", "delete"];

@@ -12,21 +12,32 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use kube::api::DynamicObject;
 use serde_json::{Map, Value};
 use skerry_common::{Key, NodeName};
+use skerry_kubesync::{Cache, Facts, Kind, NodeFacts, Observer, Trimmed, WorkSet};
 use tokio::sync::mpsc;
 
 use crate::apply::Applier;
-use crate::cache::Cache;
-use crate::kinds::Kind;
-use crate::trim::{Facts, Trimmed};
-use crate::work::WorkSet;
 
 /// Nodes whose conditions are remembered.
 const REMEMBERED: usize = 50_000;
 
 /// A larger status is not remembered; real ones have 2 to 20 KiB, of which the conditions are 1 KiB.
 const MAX_STATUS: usize = 256 << 10;
+
+/// Sees in the informer which Nodes became Unknown.
+#[derive(Debug)]
+pub(crate) struct UnknownNodes(pub(crate) mpsc::Sender<Key>);
+
+impl Observer for UnknownNodes {
+    fn seen(&self, kind: Kind, key: &Key, object: Option<&DynamicObject>) {
+        if kind == Kind::Node && object.is_some_and(|node| NodeFacts::of(&node.data).ready_unknown) {
+            // Full: the node's own next report does the same later.
+            let _ = self.0.try_send(key.clone());
+        }
+    }
+}
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,7 +53,7 @@ struct Inner {
 
 impl Revive {
     pub(crate) fn new(cache: Cache) -> Self {
-        Self(Arc::new(Inner { cache, wanted: WorkSet::new(), last: Mutex::default() }))
+        Self(Arc::new(Inner { cache, wanted: WorkSet::default(), last: Mutex::default() }))
     }
 
     /// A status was written.

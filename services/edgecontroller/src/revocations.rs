@@ -18,12 +18,11 @@ use kube::runtime::watcher::{self, Config, Event};
 use serde_json::{Value, json};
 use skerry_common::{Key, NodeName};
 use skerry_identity::{MAX_REVOKED, RevocationPublisher, RevocationSet};
+use skerry_kubesync::{ApiError, Kind, KubeApi};
 
-use crate::api::{ApiError, KubeApi};
 use crate::bindings;
 use crate::error::ControllerError;
-use crate::kinds::Kind;
-use crate::system::NAMESPACE;
+use crate::system::{MANAGER, NAMESPACE};
 
 /// The ConfigMap.
 pub(crate) const NAME: &str = "skerry-revocations";
@@ -46,7 +45,7 @@ const RESTART: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the API refuses; nothing is done by halves.
 pub async fn revoke_node(client: Client, node: &NodeName) -> Result<usize, ControllerError> {
-    let api = KubeApi::detached(client);
+    let api = KubeApi::detached(client, MANAGER);
     let record = bindings::read(&api, node).await.map_err(ControllerError::api(format!("read the keys of {node}")))?;
     let mut keys = record.keys;
     let object = api.get(Kind::Node, &Key::new("", node.as_str())).await;

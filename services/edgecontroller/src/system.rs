@@ -11,11 +11,13 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use skerry_common::Key;
 use skerry_identity::{Ca, Credentials, DEFAULT_SERVICE_LIFETIME, TrustDomain};
+use skerry_kubesync::{ApiError, Kind, KubeApi};
 
-use crate::api::{ApiError, KubeApi};
 use crate::error::ControllerError;
-use crate::kinds::Kind;
 use crate::lease;
+
+/// What the API server sees as the writer.
+pub(crate) const MANAGER: &str = "skerry-edgecontroller";
 
 /// The namespace of Skerry's own objects.
 pub const NAMESPACE: &str = "skerry-system";
@@ -35,7 +37,7 @@ const KEY_FIELD: &str = "ca.key";
 /// When the API cannot be used, or the Secret is damaged: it is never repaired by making another CA, which
 /// would lock every node out.
 pub async fn ca(client: Client, trust_domain: &TrustDomain) -> Result<Ca, ControllerError> {
-    ensure_ca(&KubeApi::detached(client), trust_domain).await
+    ensure_ca(&KubeApi::detached(client, MANAGER), trust_domain).await
 }
 
 /// Reads the installation's CA; `None` when there is none yet.
@@ -43,7 +45,7 @@ pub async fn ca(client: Client, trust_domain: &TrustDomain) -> Result<Ca, Contro
 /// # Errors
 /// As [`ca`].
 pub async fn existing_ca(client: Client) -> Result<Option<Ca>, ControllerError> {
-    read_ca(&KubeApi::detached(client)).await
+    read_ca(&KubeApi::detached(client, MANAGER)).await
 }
 
 /// A new key and certificate for one of Skerry's services. `names` are further DNS names or addresses.

@@ -11,11 +11,10 @@ use kube::Client;
 use kube::api::DynamicObject;
 use skerry_common::Key;
 use skerry_identity::{Token, TokenRecord, TokenRequest};
+use skerry_kubesync::{ApiError, Kind, KubeApi};
 
-use crate::api::{ApiError, KubeApi};
 use crate::error::ControllerError;
-use crate::kinds::Kind;
-use crate::system::{self, NAMESPACE, secret, secret_data};
+use crate::system::{self, MANAGER, NAMESPACE, secret, secret_data};
 
 /// Type of the Secret.
 const SECRET_TYPE: &str = "skerry.io/join-token";
@@ -43,7 +42,7 @@ pub(crate) struct Stored {
 /// # Errors
 /// When there is no CA yet, or the API refuses.
 pub async fn create(client: Client, request: TokenRequest) -> Result<(Token, TokenRecord), ControllerError> {
-    let api = KubeApi::detached(client.clone());
+    let api = KubeApi::detached(client.clone(), MANAGER);
     let ca = system::existing_ca(client).await?.ok_or_else(|| ControllerError::Damaged {
         object: format!("Secret {NAMESPACE}/{}", system::CA_SECRET),
         reason: "there is no CA yet; start edgecontroller first".to_owned(),
@@ -60,7 +59,7 @@ pub async fn create(client: Client, request: TokenRequest) -> Result<(Token, Tok
 /// # Errors
 /// When the API refuses.
 pub async fn list(client: Client) -> Result<Vec<TokenRecord>, ControllerError> {
-    let api = KubeApi::detached(client);
+    let api = KubeApi::detached(client, MANAGER);
     let secrets = api.list(Kind::Secret, NAMESPACE).await.map_err(ControllerError::api("list tokens"))?;
     let ours = secrets.into_iter().filter(|s| s.metadata.name.as_deref().is_some_and(|n| n.starts_with(PREFIX)));
     Ok(ours.filter_map(parse).map(|stored| stored.record).collect())
@@ -71,7 +70,7 @@ pub async fn list(client: Client) -> Result<Vec<TokenRecord>, ControllerError> {
 /// # Errors
 /// When the API refuses.
 pub async fn revoke(client: Client, id: &str) -> Result<bool, ControllerError> {
-    let api = KubeApi::detached(client);
+    let api = KubeApi::detached(client, MANAGER);
     for _ in 0..ATTEMPTS {
         let Some(mut stored) = load(&api, id).await.map_err(ControllerError::api("read the token"))? else {
             return Ok(false);

@@ -25,9 +25,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // layer 3
     ("skerry-rpc", LAYER_2),
     ("skerry-hubclient", LAYER_3),
+    // layer 3, cloud: what the controllers share
+    ("skerry-kubesync", CLOUD),
     // layer 4, cloud: never store
     ("skerry-cloudhub", CLOUD),
-    ("skerry-edgecontroller", CLOUD),
+    ("skerry-edgecontroller", CLOUD_CONTROLLER),
     ("skerry-controllers", CLOUD),
     // layer 4, edge
     ("skerry-edgehub", LAYER_3),
@@ -93,12 +95,22 @@ const CLOUD: &[&str] = &[
     "skerry-apimachinery",
     "skerry-rpc",
 ];
+const CLOUD_CONTROLLER: &[&str] = &[
+    "skerry-proto",
+    "skerry-telemetry",
+    "skerry-common",
+    "skerry-identity",
+    "skerry-sync",
+    "skerry-apimachinery",
+    "skerry-rpc",
+    "skerry-kubesync",
+];
 const TESTS: &[&str] =
     &["skerry-test-support", "skerry-sim", "skerry-gates", "skerry-e2e", "skerry-bench", "skerry-hub-tests"];
 
 /// External crates that only these may use. Tests may use everything.
 const GUARDED: &[(&str, &[&str])] = &[
-    ("kube", &["skerry-edgecontroller", "skerry-controllers", "skerry"]),
+    ("kube", &["skerry-kubesync", "skerry-edgecontroller", "skerry-controllers", "skerry"]),
     ("rusqlite", &["skerry-store", "skerry-apiserver"]),
     ("tonic-health", &["skerry-rpc"]),
     ("tonic-reflection", &["skerry-rpc"]),

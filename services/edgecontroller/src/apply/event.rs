@@ -6,11 +6,9 @@
 use serde_json::{Map, Value, json};
 use skerry_common::Key;
 
-use super::{Applied, Applier, Job};
-use crate::api::ApiError;
-use crate::authorize::Verb;
-use crate::kinds::Kind;
-use crate::rejections::{Recorded, create_or_count, cut};
+use skerry_kubesync::{ApiError, Applied, Job, Kind, Recorded, Verb, create_or_count, cut};
+
+use super::Applier;
 
 /// Longest message, as the API server demands.
 const MAX_MESSAGE: usize = 1_024;
@@ -59,7 +57,7 @@ impl Applier {
             Err(ApiError::Refused { code: 403, message }) if message.contains("being terminated") => {
                 Ok(Applied::Committed)
             }
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(Applied::failed(&error)),
         }
     }
 }

@@ -7,11 +7,9 @@
 use serde_json::{Map, Value, json};
 use skerry_common::Key;
 
-use super::{Applied, Applier, Job};
-use crate::api::ApiError;
-use crate::authorize::Verb;
-use crate::kinds::Kind;
-use crate::refs;
+use skerry_kubesync::{ApiError, Applied, Job, Kind, Verb, of_pod};
+
+use super::Applier;
 
 /// Its value is the uid that the pod has on its node.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -25,9 +23,9 @@ impl Applier {
         self.allowed(job, Verb::Register, Kind::Pod, &job.key).await?;
         let mut pod = checked(job.node.as_str(), &job.key, &job.body).map_err(Applied::rejected)?;
         self.turn(&self.statuses, job).await?;
-        let node = self.api.get(Kind::Node, &Key::new("", job.node.as_str())).await.map_err(|e| self.failed(&e))?;
+        let node = self.api.get(Kind::Node, &Key::new("", job.node.as_str())).await.map_err(|e| Applied::failed(&e))?;
         // Not registered yet, or deleted: the registration that comes before it is on its way.
-        let node = node.and_then(|n| n.metadata.uid).ok_or_else(|| self.failed(&ApiError::NotFound))?;
+        let node = node.and_then(|n| n.metadata.uid).ok_or_else(|| Applied::failed(&ApiError::NotFound))?;
         if let Some(meta) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
             let owner = json!({
                 "apiVersion": "v1", "kind": "Node", "name": job.node.as_str(), "uid": node, "controller": true
@@ -42,7 +40,7 @@ impl Applier {
                 self.subs.wake(&job.node, Kind::Pod, &job.key);
                 Ok(Applied::Committed)
             }
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(Applied::failed(&error)),
         }
     }
 }
@@ -63,7 +61,7 @@ fn checked(node: &str, key: &Key, body: &Value) -> Result<Value, String> {
     if text(spec, "nodeName") != node {
         return Err("denied: a mirror pod belongs to its own node".to_owned());
     }
-    let refs = refs::of_pod(&key.namespace, &key.name, "", &Value::Object(spec.clone()));
+    let refs = of_pod(&key.namespace, &key.name, "", &Value::Object(spec.clone()));
     let others = refs.objects.iter().any(|(kind, _)| !matches!(kind, Kind::Namespace | Kind::RuntimeClass));
     let account = ["serviceAccountName", "serviceAccount"].iter().any(|field| !text(spec, field).is_empty());
     if others || account || !refs.tokens.is_empty() || spec.get("resourceClaims").is_some_and(|c| !c.is_null()) {

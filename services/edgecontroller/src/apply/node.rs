@@ -7,16 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 use skerry_common::Key;
 
-use super::{Applied, Applier, Job};
-use crate::api::{ApiError, Other};
-use crate::authorize::{Verb, node_may_set_label};
+use skerry_kubesync::{ApiError, Applied, Job, Kind, Other, Verb};
+
+use super::Applier;
 use crate::bindings::KEY;
-use crate::kinds::Kind;
+use crate::labels::node_may_set_label;
 use crate::lease::NAMESPACE as LEASES;
 
 /// Annotation of a Node: the labels that the node declared, comma separated.
@@ -36,8 +35,8 @@ impl Applier {
         self.try_register(job).await.unwrap_or_else(|answer| answer)
     }
 
-    pub(super) async fn node_status(&self, job: &Job, raw: Bytes) -> Applied {
-        self.try_node_status(job, raw).await.unwrap_or_else(|answer| answer)
+    pub(super) async fn node_status(&self, job: &Job) -> Applied {
+        self.try_node_status(job).await.unwrap_or_else(|answer| answer)
     }
 
     async fn try_register(&self, job: &Job) -> Result<Applied, Applied> {
@@ -46,7 +45,7 @@ impl Applier {
         let identity = self.identity(job).await?;
         for _ in 0..ATTEMPTS {
             self.turn(&self.statuses, job).await?;
-            let found = self.api.get(Kind::Node, &job.key).await.map_err(|e| self.failed(&e))?;
+            let found = self.api.get(Kind::Node, &job.key).await.map_err(|e| Applied::failed(&e))?;
             let result = match found {
                 None => self.api.create(Kind::Node, "", new_node(job, &labels, &identity)).await.map(drop),
                 Some(node) => match reconcile(&node, &labels, &identity) {
@@ -58,15 +57,15 @@ impl Applier {
                 Ok(()) => {
                     // A registration may bring the first status with it.
                     if let Some(status) = job.body.get("status").and_then(Value::as_object).filter(|s| !s.is_empty()) {
-                        self.write_status(Kind::Node, &job.key, None, status).await.map_err(|e| self.failed(&e))?;
+                        self.write_status(Kind::Node, &job.key, None, status).await.map_err(|e| Applied::failed(&e))?;
                     }
                     return Ok(Applied::Committed);
                 }
                 Err(ApiError::AlreadyExists | ApiError::Conflict(_) | ApiError::NotFound) => {}
-                Err(error) => return Err(self.failed(&error)),
+                Err(error) => return Err(Applied::failed(&error)),
             }
         }
-        Err(self.failed(&ApiError::Conflict("the Node".to_owned())))
+        Err(Applied::failed(&ApiError::Conflict("the Node".to_owned())))
     }
 
     /// The labels that the node may declare; what it may not is left out and told.
@@ -88,7 +87,7 @@ impl Applier {
                     self.metrics.refuse("label");
                     tracing::warn!(node = %job.node, label = name, "a node may not set this label");
                     let message = format!("a node may not set the label {name} on itself; set it with kubectl");
-                    self.rejections.object(&job.node, Kind::Node, &job.key, "LabelRefused", &message);
+                    self.tell.warn(&job.node, Kind::Node, &job.key, "LabelRefused", &message);
                 }
             }
         }
@@ -98,13 +97,13 @@ impl Applier {
     /// The fingerprint of the node's key, which the issuer left on the Lease.
     async fn identity(&self, job: &Job) -> Result<Map<String, Value>, Applied> {
         let key = Key::new(LEASES, job.node.as_str());
-        let lease = self.api.get(Other::Lease, &key).await.map_err(|e| self.failed(&e))?;
+        let lease = self.api.get(Other::Lease, &key).await.map_err(|e| Applied::failed(&e))?;
         let annotations = lease.and_then(|lease| lease.metadata.annotations).unwrap_or_default();
         let ours = annotations.into_iter().filter(|(name, _)| name == KEY);
         Ok(ours.map(|(name, value)| (name, Value::String(value))).collect())
     }
 
-    async fn try_node_status(&self, job: &Job, raw: Bytes) -> Result<Applied, Applied> {
+    async fn try_node_status(&self, job: &Job) -> Result<Applied, Applied> {
         self.allowed(job, Verb::UpdateStatus, Kind::Node, &job.key).await?;
         let Some(status) = job.body.get("status").and_then(Value::as_object) else {
             return Err(Applied::rejected("the report has no status"));
@@ -112,11 +111,11 @@ impl Applier {
         self.turn(&self.statuses, job).await?;
         match self.write_status(Kind::Node, &job.key, None, status).await {
             Ok(_) => {
-                self.revive.remember(&job.node, status, raw.len());
+                self.revive.remember(&job.node, status, job.size);
                 Ok(Applied::Committed)
             }
             // Not registered yet, or deleted: the registration that comes before it is on its way.
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(Applied::failed(&error)),
         }
     }
 }

@@ -6,11 +6,9 @@
 
 use serde_json::Value;
 
-use super::{Applied, Applier, Job};
-use crate::api::ApiError;
-use crate::authorize::Verb;
-use crate::kinds::Kind;
-use crate::trim::quick_hash;
+use skerry_kubesync::{API_RETRY, ApiError, Applied, Job, Kind, Verb, quick_hash};
+
+use super::Applier;
 
 /// The pod of a report, as far as it is known.
 enum Target {
@@ -56,10 +54,10 @@ impl Applier {
                 self.prove(Kind::Pod, &job.key).await?;
                 match self.target(job, &uid, Verb::UpdateStatus).await? {
                     Target::Gone => Ok(self.gone(job)),
-                    Target::Here(_) => Err(self.failed(&error)),
+                    Target::Here(_) => Err(Applied::failed(&error)),
                 }
             }
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(Applied::failed(&error)),
         }
     }
 
@@ -75,11 +73,11 @@ impl Applier {
             Err(ApiError::NotFound | ApiError::Conflict(_)) => {
                 self.prove(Kind::Pod, &job.key).await?;
                 if let Target::Here(_) = self.target(job, &uid, Verb::Delete).await? {
-                    let after = super::API_RETRY;
+                    let after = API_RETRY;
                     return Err(Applied::Later { after, reason: "the pod was not deleted".to_owned() });
                 }
             }
-            Err(error) => return Err(self.failed(&error)),
+            Err(error) => return Err(Applied::failed(&error)),
         }
         self.written.forget(&uid);
         Ok(self.gone(job))

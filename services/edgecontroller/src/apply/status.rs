@@ -11,10 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 use skerry_common::{Key, NodeName};
 
+use skerry_kubesync::{ApiError, Kind, quick_hash};
+
 use super::Applier;
-use crate::api::ApiError;
-use crate::kinds::Kind;
-use crate::trim::quick_hash;
 
 /// Lists with a merge key that the node owns as a whole: they are replaced.
 const REPLACED: [&str; 4] = ["podIPs", "hostIPs", "addresses", "volumesAttached"];

@@ -1,25 +1,36 @@
 //! What one subscription sees: a [`View`] over the cache for one node and one kind.
 //!
 //! Made for the moment of one `poll` of a publisher, under the cache's read lock; it never blocks and does
-//! no IO. What it cannot tell it answers with `Unknown`, after it has asked the confirmer or the minter to
-//! find out.
+//! no IO. What it cannot tell it answers with `Unknown`, after it has asked the confirmer, or who makes
+//! the derived objects, to find out.
 
 use std::sync::RwLockReadGuard;
 
-use bytes::Bytes;
 use skerry_common::{Encoding, Key, NodeName, Version};
 use skerry_sync::{Lookup, Object, View};
 
-use crate::cache::{Inner, PodToken, Sight};
+use crate::cache::{Inner, Sight};
 use crate::confirm::Confirm;
 use crate::kinds::{Kind, Scope};
-use crate::mint::{Mint, Token};
+
+/// What is made for the pods of a node and is no object of the API.
+pub trait Derive: std::fmt::Debug + Send + Sync {
+    /// What the node may be told about the key, given what it holds. `now` is in seconds since the Unix
+    /// epoch. Called under the cache's lock: it asks for what it has not, and must not block.
+    fn lookup(&self, cache: &Inner, node: &NodeName, key: &Key, held: Option<&Version>, now: i64) -> Lookup;
+
+    /// The node has it durably.
+    fn acked(&self, node: &NodeName, key: &Key);
+
+    /// The node's subscription ended.
+    fn forget(&self, node: &NodeName);
+}
 
 /// See the module.
 pub(crate) struct NodeView<'a> {
     pub(crate) cache: RwLockReadGuard<'a, Inner>,
     pub(crate) confirm: &'a Confirm,
-    pub(crate) mint: &'a Mint,
+    pub(crate) derived: Option<&'a dyn Derive>,
     pub(crate) node: &'a NodeName,
     pub(crate) kind: Kind,
     /// Seconds since the Unix epoch.
@@ -28,8 +39,9 @@ pub(crate) struct NodeView<'a> {
 
 impl View for NodeView<'_> {
     fn lookup(&mut self, key: &Key, held: Option<&Version>) -> Lookup {
-        if self.kind == Kind::ServiceAccountToken {
-            return self.token(key, held);
+        if self.kind.scope() == Scope::Derived {
+            let derived = self.derived.map(|derived| derived.lookup(&self.cache, self.node, key, held, self.now));
+            return derived.unwrap_or(Lookup::Unknown);
         }
         match self.cache.visible(self.node, self.kind, key) {
             Sight::Visible(object) => Lookup::Present(Object {
@@ -61,40 +73,8 @@ impl View for NodeView<'_> {
     }
 }
 
-impl NodeView<'_> {
-    fn token(&self, key: &Key, held: Option<&Version>) -> Lookup {
-        let same = |version: &Version| {
-            Lookup::Present(Object {
-                version: version.clone(),
-                body: Bytes::new(),
-                encoding: encoding(Encoding::Identity),
-            })
-        };
-        let Some(PodToken { finished, .. }) = self.cache.token(self.node, key) else {
-            if !self.cache.pods_complete(self.node) {
-                return Lookup::Unknown;
-            }
-            self.mint.drop_token(self.node, key);
-            return Lookup::Absent;
-        };
-        match (held, self.mint.look(self.node, key, held, self.now)) {
-            // A pod that has ended keeps what it has until it is deleted.
-            (Some(held), _) if finished => same(held),
-            (None, _) if finished => Lookup::Absent,
-            (Some(held), Token::HeldIsFresh) => same(held),
-            (_, Token::Minted(object)) => Lookup::Present(object),
-            (Some(held), Token::Refused) => same(held),
-            (None, Token::Refused) => Lookup::Absent,
-            (_, Token::Wanted | Token::HeldIsFresh) => {
-                self.mint.ask(self.node, key);
-                Lookup::Unknown
-            }
-        }
-    }
-}
-
 /// The sync crate's name for an encoding.
-pub(crate) fn encoding(encoding: Encoding) -> skerry_sync::Encoding {
+pub fn encoding(encoding: Encoding) -> skerry_sync::Encoding {
     match encoding {
         Encoding::Identity => skerry_sync::Encoding::Identity,
         Encoding::Zstd => skerry_sync::Encoding::Zstd,

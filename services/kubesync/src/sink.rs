@@ -27,8 +27,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::apply::{Applied, Applier};
-use crate::registry::HUB_SERVICE;
+use crate::metrics::Metrics;
+use crate::report::{self, Applied, Apply};
+use crate::service::HUB_SERVICE;
 use crate::source::welcome;
 
 /// Outcomes that wait in the channel to one hub.
@@ -56,10 +57,23 @@ const EVENT_LANE: u64 = 0;
 const OBJECT_LANES: u64 = 8;
 
 /// See the module.
-#[derive(Debug, Clone)]
-pub(crate) struct SinkService {
-    pub(crate) applier: Arc<Applier>,
-    pub(crate) stop: drain::Watch,
+#[derive(Debug)]
+pub struct SinkService<A> {
+    /// The name of the service.
+    pub service: &'static str,
+    /// Brings reports into the API.
+    pub applier: Arc<A>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The streams end with it.
+    pub stop: drain::Watch,
+}
+
+impl<A> Clone for SinkService<A> {
+    fn clone(&self) -> Self {
+        let (applier, metrics) = (Arc::clone(&self.applier), Arc::clone(&self.metrics));
+        Self { service: self.service, applier, metrics, stop: self.stop.clone() }
+    }
 }
 
 type LaneId = (String, u64);
@@ -79,7 +93,7 @@ struct Lanes {
 }
 
 #[tonic::async_trait]
-impl Sink for SinkService {
+impl<A: Apply> Sink for SinkService<A> {
     type ReportStream = ReceiverStream<Result<ReportResponse, Status>>;
 
     async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Result<Response<Self::ReportStream>, Status> {
@@ -92,12 +106,12 @@ impl Sink for SinkService {
     }
 }
 
-impl SinkService {
+impl<A: Apply> SinkService<A> {
     async fn serve(self, incoming: Streaming<ReportRequest>, tx: mpsc::Sender<Result<ReportResponse, Status>>) {
         let mut stop = self.stop.clone();
         let end = tokio::select! {
             end = self.work(incoming, &tx) => end,
-            _guard = stop.stopped() => Err(Status::unavailable("edgecontroller is stopping")),
+            _guard = stop.stopped() => Err(Status::unavailable(format!("{} is stopping", self.service))),
         };
         if let Err(status) = end {
             tracing::info!(reason = status.message(), "sink stream ended");
@@ -115,7 +129,7 @@ impl SinkService {
             _ => None,
         });
         let Some(hello) = hello.await? else { return Ok(()) };
-        let welcome = report_response::Message::Welcome(welcome(&hello)?);
+        let welcome = report_response::Message::Welcome(welcome(self.service, &hello)?);
         if tx.send(Ok(ReportResponse { message: Some(welcome) })).await.is_err() {
             return Ok(());
         }
@@ -161,11 +175,11 @@ impl SinkService {
             let Some(report) = lanes.waiting.get_mut(&lane).and_then(VecDeque::pop_front) else { continue };
             lanes.served.insert(lane.clone());
             lanes.events_running += usize::from(lane.1 == EVENT_LANE);
-            let applier = Arc::clone(&self.applier);
+            let (applier, metrics) = (Arc::clone(&self.applier), Arc::clone(&self.metrics));
             lanes.running.push(Box::pin(async move {
                 let bytes = report.body.len();
                 let (id, node) = (report.id, report.node.clone());
-                let applied = applier.apply(report).await;
+                let applied = report::apply(&*applier, &metrics, report).await;
                 (lane, bytes, outcome(id, node, applied))
             }));
         }

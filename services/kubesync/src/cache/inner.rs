@@ -39,12 +39,15 @@ pub(crate) enum Proof {
 
 /// A token that a pod mounts.
 #[derive(Debug, Clone)]
-pub(crate) struct PodToken {
-    pub(crate) spec: TokenSpec,
-    pub(crate) pod: Arc<str>,
-    pub(crate) uid: Arc<str>,
+pub struct PodToken {
+    /// What is asked for.
+    pub spec: TokenSpec,
+    /// Its name.
+    pub pod: Arc<str>,
+    /// Of the pod.
+    pub uid: Arc<str>,
     /// The pod has ended and needs no fresh token.
-    pub(crate) finished: bool,
+    pub finished: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ struct KindStore {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Inner {
+pub struct Inner {
     kinds: HashMap<Kind, KindStore>,
     sequence: u64,
     pods_by_node: HashMap<NodeName, BTreeSet<Key>>,
@@ -87,7 +90,7 @@ impl Inner {
     }
 
     /// The object, whoever may see it.
-    pub(crate) fn get(&self, kind: Kind, key: &Key) -> Option<&Trimmed> {
+    pub fn get(&self, kind: Kind, key: &Key) -> Option<&Trimmed> {
         self.entry(kind, key).map(|entry| &entry.object)
     }
 
@@ -133,7 +136,7 @@ impl Inner {
     /// Whether everything about the node's pods is known: the first list has ended, the node said what
     /// it holds, and the existence of each of those is settled. Only then may an object be called
     /// unreferenced.
-    pub(crate) fn pods_complete(&self, node: &NodeName) -> bool {
+    pub fn pods_complete(&self, node: &NodeName) -> bool {
         self.is_synced(Kind::Pod) && self.declared.get(node).is_some_and(HashSet::is_empty)
     }
 
@@ -223,7 +226,7 @@ impl Inner {
     }
 
     /// The token of a pod of the node with this key.
-    pub(crate) fn token(&self, node: &NodeName, key: &Key) -> Option<PodToken> {
+    pub fn token(&self, node: &NodeName, key: &Key) -> Option<PodToken> {
         self.pods(node).filter(|(pod, ..)| pod.namespace == key.namespace).find_map(|(pod, uid, facts)| {
             let spec = facts.tokens.iter().find(|token| token.key == *key)?.clone();
             Some(PodToken { spec, pod: Arc::clone(&pod.name), uid: Arc::clone(uid), finished: facts.finished })

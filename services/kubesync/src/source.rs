@@ -25,35 +25,46 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cache::Cache;
 use crate::confirm::Confirm;
-use crate::kinds::Kind;
+use crate::events::Tell;
+use crate::kinds::{Kind, Scope};
 use crate::metrics::{KindLabel, Metrics, Refused};
-use crate::mint::Mint;
-use crate::registry::HUB_SERVICE;
-use crate::rejections::Rejections;
+use crate::service::HUB_SERVICE;
 use crate::sessions::Sessions;
 use crate::subs::{MAX_SUBSCRIPTIONS, Next, Stream, Sub, Subs};
-use crate::view::NodeView;
+use crate::view::{Derive, NodeView};
 
 /// Deltas that wait in the channel to one hub: 2 MiB at most, and enough to keep the connection busy.
 const OUT_MESSAGES: usize = 8;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct SourceService {
-    pub(crate) cache: Cache,
-    pub(crate) confirm: Arc<Confirm>,
-    pub(crate) mint: Arc<Mint>,
-    pub(crate) subs: Arc<Subs>,
-    pub(crate) sessions: Arc<Sessions>,
-    pub(crate) rejections: Rejections,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) stop: drain::Watch,
+pub struct SourceService {
+    /// The name of the service.
+    pub service: &'static str,
+    /// What it is the source of.
+    pub kinds: &'static [Kind],
+    /// The objects.
+    pub cache: Cache,
+    /// Proves absence.
+    pub confirm: Arc<Confirm>,
+    /// Makes objects of derived kinds.
+    pub derived: Option<Arc<dyn Derive>>,
+    /// All subscriptions.
+    pub subs: Arc<Subs>,
+    /// Which session may speak.
+    pub sessions: Arc<Sessions>,
+    /// Tells users what a node could not take.
+    pub tell: Tell,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The streams end with it.
+    pub stop: drain::Watch,
 }
 
 /// A subscription of this stream, with what is needed until its list of held objects is complete.
 struct Opened {
     sub: Arc<Sub>,
-    held_pods: Vec<Key>,
+    held_bound: Vec<Key>,
     started: bool,
 }
 
@@ -86,7 +97,7 @@ impl SourceService {
         let end = tokio::select! {
             end = self.read(&mut incoming, &stream, &mut open) => end,
             () = self.write(&stream, &tx) => Ok(()),
-            _guard = stop.stopped() => Err(Status::unavailable("edgecontroller is stopping")),
+            _guard = stop.stopped() => Err(Status::unavailable(format!("{} is stopping", self.service))),
         };
         for (_, opened) in open {
             self.end(&opened.sub);
@@ -110,7 +121,7 @@ impl SourceService {
             _ => None,
         });
         let Some(hello) = hello.await? else { return Ok(()) };
-        stream.send(subscribe_response::Message::Welcome(welcome(&hello)?));
+        stream.send(subscribe_response::Message::Welcome(welcome(self.service, &hello)?));
         while let Some(request) = incoming.message().await? {
             match request.message {
                 Some(Message::Open(message)) => self.open(message, stream, open),
@@ -173,7 +184,7 @@ impl SourceService {
         if message.session == 0 {
             return refuse(CloseCode::Protocol, "the session has no number");
         }
-        let Some(kind) = Kind::parse(&message.kind) else {
+        let Some(kind) = Kind::parse(&message.kind).filter(|kind| self.kinds.contains(kind)) else {
             return refuse(CloseCode::UnknownKind, "this source does not serve the kind");
         };
         if !message.selector.is_empty() {
@@ -195,11 +206,11 @@ impl SourceService {
             }
             Ok(None) => {}
         }
-        if kind == Kind::Pod {
+        if kind.scope() == Scope::Bound {
             self.cache.undeclare(&node);
         }
         self.metrics.subscriptions.set(i64::try_from(self.subs.len()).unwrap_or(i64::MAX));
-        let mut opened = Opened { sub, held_pods: Vec::new(), started: false };
+        let mut opened = Opened { sub, held_bound: Vec::new(), started: false };
         self.hold(&mut opened, &message.held, message.more);
         open.insert(id, opened);
     }
@@ -211,16 +222,16 @@ impl SourceService {
         if let Err(error) = result {
             return self.close(&sub, CloseCode::Protocol, &error.to_string());
         }
-        if sub.kind == Kind::Pod {
+        if sub.kind.scope() == Scope::Bound {
             let keys = held.iter().filter_map(|held| held.key.as_ref());
-            opened.held_pods.extend(keys.filter_map(|key| Key::checked(&key.namespace, &key.name).ok()));
+            opened.held_bound.extend(keys.filter_map(|key| Key::checked(&key.namespace, &key.name).ok()));
         }
         if more || opened.started {
             return;
         }
         opened.started = true;
-        if sub.kind == Kind::Pod {
-            let wakes = self.cache.declare(&sub.node, std::mem::take(&mut opened.held_pods));
+        if sub.kind.scope() == Scope::Bound {
+            let wakes = self.cache.declare(&sub.node, std::mem::take(&mut opened.held_bound));
             self.subs.dispatch(&wakes);
         }
         let mut publisher = sub.publisher();
@@ -229,11 +240,15 @@ impl SourceService {
         sub.enqueue();
     }
 
+    fn derived_of(&self, kind: Kind) -> Option<&dyn Derive> {
+        self.derived.as_deref().filter(|_| kind.scope() == Scope::Derived)
+    }
+
     fn view<'a>(&'a self, sub: &'a Sub) -> NodeView<'a> {
         NodeView {
             cache: self.cache.read(),
             confirm: &self.confirm,
-            mint: &self.mint,
+            derived: self.derived.as_deref(),
             node: &sub.node,
             kind: sub.kind,
             now: Timestamp::now().as_second(),
@@ -243,8 +258,8 @@ impl SourceService {
     fn acked(&self, sub: &Arc<Sub>, keys: &[Key]) {
         let count = u64::try_from(keys.len()).unwrap_or(0);
         self.metrics.acked.get_or_create(&KindLabel { kind: sub.kind.as_str() }).inc_by(count);
-        if sub.kind == Kind::ServiceAccountToken {
-            keys.iter().for_each(|key| self.mint.acked(&sub.node, key));
+        if let Some(derived) = self.derived_of(sub.kind) {
+            keys.iter().for_each(|key| derived.acked(&sub.node, key));
         }
         sub.enqueue();
     }
@@ -254,7 +269,7 @@ impl SourceService {
         for (key, reason) in failures {
             self.metrics.nacked.get_or_create(&KindLabel { kind }).inc();
             tracing::warn!(node = %sub.node, kind, %key, reason, "the node could not store an object");
-            self.rejections.object(&sub.node, sub.kind, &key, "NotStoredAtEdge", &reason);
+            self.tell.warn(&sub.node, sub.kind, &key, "NotStoredAtEdge", &reason);
         }
         sub.enqueue();
     }
@@ -303,7 +318,7 @@ impl SourceService {
                     self.metrics.oversize.get_or_create(&KindLabel { kind }).inc();
                     tracing::warn!(node = %sub.node, kind, %key, bytes, "object is too large to send");
                     let text = format!("{bytes} bytes are more than a node can be sent; make the object smaller");
-                    self.rejections.object(&sub.node, sub.kind, &key, "PayloadTooLarge", &text);
+                    self.tell.warn(&sub.node, sub.kind, &key, "PayloadTooLarge", &text);
                 }
             }
         }
@@ -321,10 +336,10 @@ impl SourceService {
     fn end(&self, sub: &Arc<Sub>) {
         sub.close();
         if self.subs.remove(sub) {
-            match sub.kind {
-                Kind::Pod => self.cache.undeclare(&sub.node),
-                Kind::ServiceAccountToken => self.mint.forget(&sub.node),
-                _ => {}
+            if sub.kind.scope() == Scope::Bound {
+                self.cache.undeclare(&sub.node);
+            } else if let Some(derived) = self.derived_of(sub.kind) {
+                derived.forget(&sub.node);
             }
         }
         self.metrics.subscriptions.set(i64::try_from(self.subs.len()).unwrap_or(i64::MAX));
@@ -340,8 +355,8 @@ fn live(open: &mut HashMap<u64, Opened>, id: u64) -> Option<&mut Opened> {
 ///
 /// # Errors
 /// When no protocol version is common to both.
-pub(crate) fn welcome(hello: &Hello) -> Result<Welcome, Status> {
-    let agent = format!("edgecontroller/{}", skerry_telemetry::VERSION);
+pub(crate) fn welcome(service: &str, hello: &Hello) -> Result<Welcome, Status> {
+    let agent = format!("{service}/{}", skerry_telemetry::VERSION);
     skerry_sync::version::welcome(&agent, hello).map_err(|error| {
         tracing::warn!(%error, "hub refused");
         Status::failed_precondition(error.to_string())

@@ -1,6 +1,6 @@
-//! Tells users what was refused: Events on the object that they applied.
+//! Tells users what happened: Events on the object that they applied.
 //!
-//! Called from the streams without waiting; one task ([`run`]) writes. Limits: [`QUEUE`] wait, the rest is
+//! Called from the streams without waiting; one task ([`tell`]) writes. Limits: [`QUEUE`] wait, the rest is
 //! dropped (it is logged and counted in any case); [`PER_SECOND`] a second. An equal Event within the hour
 //! only raises the count of the one that is there.
 
@@ -26,7 +26,8 @@ const MAX_MESSAGE: usize = 1_024;
 
 /// Something to tell.
 #[derive(Debug)]
-pub(crate) struct Rejection {
+pub struct Told {
+    warning: bool,
     kind: Kind,
     key: Key,
     reason: &'static str,
@@ -36,79 +37,85 @@ pub(crate) struct Rejection {
 
 /// Where to tell it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Rejections(mpsc::Sender<Rejection>);
+pub struct Tell(mpsc::Sender<Told>);
 
-/// The receiving half, for [`run`].
-pub(crate) type Queue = mpsc::Receiver<Rejection>;
+impl Tell {
+    /// With the receiving half, for [`tell`].
+    pub fn channel() -> (Self, mpsc::Receiver<Told>) {
+        let (tx, rx) = mpsc::channel(QUEUE);
+        (Self(tx), rx)
+    }
 
-/// A channel for rejections.
-pub(crate) fn channel() -> (Rejections, Queue) {
-    let (tx, rx) = mpsc::channel(QUEUE);
-    (Rejections(tx), rx)
-}
+    /// Tells on the object itself what went wrong.
+    pub fn warn(&self, node: &NodeName, kind: Kind, key: &Key, reason: &'static str, message: &str) {
+        self.send(true, node, kind, key, reason, message);
+    }
 
-impl Rejections {
-    /// Tells on the object itself.
-    pub(crate) fn object(&self, node: &NodeName, kind: Kind, key: &Key, reason: &'static str, message: &str) {
+    /// Tells on the object itself what happened.
+    pub fn note(&self, node: &NodeName, kind: Kind, key: &Key, reason: &'static str, message: &str) {
+        self.send(false, node, kind, key, reason, message);
+    }
+
+    fn send(&self, warning: bool, node: &NodeName, kind: Kind, key: &Key, reason: &'static str, message: &str) {
         // A derived token has no object of its own to show it on.
         let (kind, key) = match kind {
             Kind::ServiceAccountToken => (Kind::Node, Key::new("", node.as_str())),
             kind => (kind, key.clone()),
         };
-        let rejection = Rejection { kind, key, reason, message: message.to_owned(), node: node.clone() };
+        let told = Told { warning, kind, key, reason, message: message.to_owned(), node: node.clone() };
         // Full: it is in the log and in the metrics.
-        let _ = self.0.try_send(rejection);
+        let _ = self.0.try_send(told);
     }
 }
 
 /// Writes until cancelled.
-pub(crate) async fn run(api: KubeApi, cache: Cache, mut queue: Queue) {
+pub async fn tell(api: KubeApi, cache: Cache, mut queue: mpsc::Receiver<Told>) {
     let rate = RateLimit::new(PER_SECOND, PER_SECOND);
-    while let Some(rejection) = queue.recv().await {
+    while let Some(told) = queue.recv().await {
         rate.acquire().await;
-        if let Err(error) = write(&api, &cache, &rejection).await {
+        if let Err(error) = write(&api, &cache, &told).await {
             tracing::debug!(error = skerry_common::chain(&error), "event not written");
         }
     }
 }
 
-async fn write(api: &KubeApi, cache: &Cache, rejection: &Rejection) -> Result<(), ApiError> {
-    let uid = cache.read().get(rejection.kind, &rejection.key).map(|object| object.uid.to_string());
-    let api_version = rejection.kind.resource().map_or_else(String::new, |r| r.api_version);
-    let namespace = if rejection.key.namespace.is_empty() { "default" } else { &rejection.key.namespace };
+async fn write(api: &KubeApi, cache: &Cache, told: &Told) -> Result<(), ApiError> {
+    let uid = cache.read().get(told.kind, &told.key).map(|object| object.uid.to_string());
+    let api_version = told.kind.resource().map_or_else(String::new, |r| r.api_version);
+    let namespace = if told.key.namespace.is_empty() { "default" } else { &told.key.namespace };
     let now = Timestamp::now();
-    let text = cut(&rejection.message, MAX_MESSAGE);
+    let text = cut(&told.message, MAX_MESSAGE);
     // The name is a hash of what is said, so that saying it again finds it.
     let hour = now.as_second() / 3600;
-    let said = format!("{}\n{}\n{text}\n{}\n{hour}", rejection.kind.as_str(), rejection.reason, rejection.node);
-    let name = format!("{}.{}", cut(&rejection.key.name, 200), short_hash(said.as_bytes()));
+    let said = format!("{}\n{}\n{text}\n{}\n{hour}", told.kind.as_str(), told.reason, told.node);
+    let name = format!("{}.{}", cut(&told.key.name, 200), short_hash(said.as_bytes()));
     let event = json!({
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": {
             "apiVersion": api_version,
-            "kind": rejection.kind.as_str(),
-            "namespace": &*rejection.key.namespace,
-            "name": &*rejection.key.name,
+            "kind": told.kind.as_str(),
+            "namespace": &*told.key.namespace,
+            "name": &*told.key.name,
             "uid": uid.unwrap_or_default(),
         },
-        "reason": rejection.reason,
+        "reason": told.reason,
         "message": text,
-        "type": "Warning",
+        "type": if told.warning { "Warning" } else { "Normal" },
         "count": 1,
         "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "source": {"component": "skerry-edgecontroller", "host": rejection.node.as_str()},
-        "reportingComponent": "skerry-edgecontroller",
-        "reportingInstance": rejection.node.as_str(),
+        "source": {"component": api.manager(), "host": told.node.as_str()},
+        "reportingComponent": api.manager(),
+        "reportingInstance": told.node.as_str(),
     });
-    create_or_count(api, namespace, &name, &rejection.node, event).await.map(drop)
+    create_or_count(api, namespace, &name, &told.node, event).await.map(drop)
 }
 
 /// What became of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Recorded {
+pub enum Recorded {
     /// It is in the API.
     Yes,
     /// Its name belongs to an Event of somebody else.
@@ -116,7 +123,7 @@ pub(crate) enum Recorded {
 }
 
 /// Creates an Event, or counts it up when it is there. The same Event twice (by its last time) counts once.
-pub(crate) async fn create_or_count(
+pub async fn create_or_count(
     api: &KubeApi,
     namespace: &str,
     name: &str,
@@ -147,7 +154,7 @@ pub(crate) async fn create_or_count(
 }
 
 /// The first bytes of a text, at a character's boundary.
-pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+pub fn cut(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;

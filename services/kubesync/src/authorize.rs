@@ -101,44 +101,6 @@ impl Graph for crate::cache::Cache {
     }
 }
 
-/// Labels of the kubernetes.io and k8s.io domains that NodeRestriction lets a kubelet set on its Node.
-const ALLOWED_LABELS: [&str; 13] = [
-    "kubernetes.io/hostname",
-    "kubernetes.io/arch",
-    "kubernetes.io/os",
-    "beta.kubernetes.io/arch",
-    "beta.kubernetes.io/os",
-    "beta.kubernetes.io/instance-type",
-    "node.kubernetes.io/instance-type",
-    "failure-domain.beta.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.kubernetes.io/region",
-    "failure-domain.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-];
-
-/// Whether a node may set this label on its own Node.
-///
-/// As NodeRestriction: the reserved domains are closed but for a list and the prefixes
-/// `kubelet.kubernetes.io` and `node.kubernetes.io`. Two choices of our own: the role label
-/// `node-role.kubernetes.io/edge` is allowed, because it marks the node as an edge node and no scheduler
-/// rule protects anything with it; and `skerry.io` is closed, because it is where identity is recorded.
-pub fn node_may_set_label(label: &str) -> bool {
-    let Some((domain, _)) = label.split_once('/') else { return true };
-    let within = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|d| d.ends_with('.'));
-    if within("skerry.io") || within("node-restriction.kubernetes.io") {
-        return false;
-    }
-    if !within("kubernetes.io") && !within("k8s.io") {
-        return true;
-    }
-    label == "node-role.kubernetes.io/edge"
-        || ALLOWED_LABELS.contains(&label)
-        || within("kubelet.kubernetes.io")
-        || within("node.kubernetes.io")
-}
-
 #[cfg(test)]
 #[path = "authorize_tests.rs"]
 mod tests;

@@ -32,18 +32,24 @@ const ZSTD_LEVEL: i32 = 3;
 
 /// An object as the cache keeps it.
 #[derive(Debug, Clone)]
-pub(crate) struct Trimmed {
-    pub(crate) key: Key,
-    pub(crate) uid: Arc<str>,
-    pub(crate) version: Version,
-    pub(crate) body: Bytes,
-    pub(crate) encoding: Encoding,
-    pub(crate) facts: Facts,
+pub struct Trimmed {
+    /// Its key.
+    pub key: Key,
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// A hash of the body before compression.
+    pub version: Version,
+    /// Trimmed JSON.
+    pub body: Bytes,
+    /// Of the body.
+    pub encoding: Encoding,
+    /// What the cache indexes.
+    pub facts: Facts,
 }
 
 /// What the cache must know without decoding the body.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Facts {
+pub enum Facts {
     /// Nothing.
     #[default]
     None,
@@ -59,21 +65,34 @@ pub(crate) enum Facts {
 
 /// Facts about a bound pod.
 #[derive(Debug, Clone)]
-pub(crate) struct PodFacts {
-    pub(crate) node: NodeName,
-    pub(crate) objects: Vec<(Kind, Key)>,
-    pub(crate) tokens: Vec<TokenSpec>,
+pub struct PodFacts {
+    /// The node that it is bound to.
+    pub node: NodeName,
+    /// What it refers to.
+    pub objects: Vec<(Kind, Key)>,
+    /// Tokens that it mounts.
+    pub tokens: Vec<TokenSpec>,
     /// Succeeded or Failed: it needs no fresh tokens.
-    pub(crate) finished: bool,
+    pub finished: bool,
     /// Hash of the status in the API, to compare with what a report left there.
-    pub(crate) status_hash: u64,
+    pub status_hash: u64,
 }
 
 /// Facts about a node.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct NodeFacts {
+pub struct NodeFacts {
     /// The API says that nobody has heard of the node (Ready is Unknown).
-    pub(crate) ready_unknown: bool,
+    pub ready_unknown: bool,
+}
+
+impl NodeFacts {
+    /// Of a Node without its metadata.
+    pub fn of(data: &Value) -> Self {
+        let conditions = data.get("status").and_then(|status| status.get("conditions")).and_then(Value::as_array);
+        let ready = conditions
+            .and_then(|conditions| conditions.iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Ready")));
+        Self { ready_unknown: ready.and_then(|c| c.get("status")).and_then(Value::as_str) == Some("Unknown") }
+    }
 }
 
 /// Trims an object. `None` for what no node can ever see (a pod that is not bound) and for an object
@@ -139,14 +158,14 @@ fn version_hash(bytes: &[u8]) -> String {
 }
 
 /// 64 bits to compare statuses within one process; not a version.
-pub(crate) fn quick_hash(value: &Value) -> u64 {
+pub fn quick_hash(value: &Value) -> u64 {
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     let hash = digest::digest(&digest::SHA256, &bytes);
     hash.as_ref().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
 /// Compresses what is worth it: once, when it is stored, so that a thousand nodes cost one compression.
-pub(crate) fn compress(plain: Vec<u8>) -> (Bytes, Encoding) {
+pub fn compress(plain: Vec<u8>) -> (Bytes, Encoding) {
     if plain.len() > COMPRESS_ABOVE
         && let Ok(packed) = zstd::bulk::compress(&plain, ZSTD_LEVEL)
         && packed.len() < plain.len()
@@ -181,13 +200,7 @@ fn facts(kind: Kind, key: &Key, uid: &Arc<str>, data: &Value) -> Option<Facts> {
             let part = |field| claim.get(field).and_then(Value::as_str).unwrap_or_default();
             Facts::Volume(Key::checked(part("namespace"), part("name")).ok())
         }
-        Kind::Node => {
-            let ready = status.get("conditions").and_then(Value::as_array).and_then(|conditions| {
-                conditions.iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"))
-            });
-            let ready_unknown = ready.and_then(|c| c.get("status")).and_then(Value::as_str) == Some("Unknown");
-            Facts::Node(NodeFacts { ready_unknown })
-        }
+        Kind::Node => Facts::Node(NodeFacts::of(data)),
         _ => Facts::None,
     })
 }

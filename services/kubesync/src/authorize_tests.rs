@@ -128,32 +128,3 @@ proptest! {
         prop_assert_eq!(decided, oracle(&cluster, node, verb, kind, &key), "{} {:?} {:?} {:?}", node, verb, kind, key);
     }
 }
-
-#[test]
-fn labels_of_a_node_are_restricted_as_by_node_restriction() {
-    for allowed in [
-        "kubernetes.io/hostname",
-        "kubernetes.io/arch",
-        "topology.kubernetes.io/zone",
-        "node.kubernetes.io/anything",
-        "sub.node.kubernetes.io/x",
-        "kubelet.kubernetes.io/x",
-        "node-role.kubernetes.io/edge",
-        "example.com/x",
-        "plain",
-    ] {
-        assert!(node_may_set_label(allowed), "{allowed}");
-    }
-    for refused in [
-        "node-role.kubernetes.io/control-plane",
-        "node-restriction.kubernetes.io/x",
-        "x.node-restriction.kubernetes.io/y",
-        "kubernetes.io/other",
-        "k8s.io/x",
-        "sub.k8s.io/x",
-        "skerry.io/key",
-        "a.skerry.io/b",
-    ] {
-        assert!(!node_may_set_label(refused), "{refused}");
-    }
-}

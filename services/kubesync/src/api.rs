@@ -1,7 +1,7 @@
 //! The Kubernetes API as this crate uses it: by kind and key, with a deadline, counted, and with errors
 //! sorted by what to do about them.
 //!
-//! Called by the confirmer, the minter, the sink, the lease keeper, the issuer and the CLI helpers.
+//! Called by everything in a controller that reads or writes the API, and by the CLI helpers.
 //! Limits: [`CALL_DEADLINE`] per call; callers bound how many run at once. Cancelling a call may leave it
 //! done or not done at the server, so every caller is written to be repeated.
 
@@ -23,9 +23,6 @@ use crate::metrics::{ApiLabel, Metrics};
 /// A call that takes longer is given up and tried again later: the API server's own limit is 60 s, and a
 /// report that waits blocks those behind it.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
-
-/// Shown to the API server as the field manager and in its audit log.
-pub(crate) const FIELD_MANAGER: &str = "skerry-edgecontroller";
 
 /// What a call of the API came to, sorted by what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +66,9 @@ impl ApiError {
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct KubeApi {
+pub struct KubeApi {
     client: Client,
+    manager: &'static str,
     metrics: Arc<Metrics>,
 }
 
@@ -82,8 +80,10 @@ impl fmt::Debug for KubeApi {
 
 /// A resource outside [`Kind`] that this crate writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Other {
+pub enum Other {
+    /// core/v1 Event.
     Event,
+    /// Lease of a node.
     Lease,
     /// TokenReview and SubjectAccessReview: asked, not stored.
     Review,
@@ -91,8 +91,10 @@ pub(crate) enum Other {
 
 /// Any resource that this crate touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resource {
+pub enum Resource {
+    /// One that nodes can subscribe to.
     Kind(Kind),
+    /// Another.
     Other(Other),
 }
 
@@ -143,17 +145,23 @@ impl Resource {
 }
 
 impl KubeApi {
-    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
-        Self { client, metrics }
+    /// `manager` is shown to the API server as the field manager, and in Events.
+    pub fn new(client: Client, manager: &'static str, metrics: Arc<Metrics>) -> Self {
+        Self { client, manager, metrics }
     }
 
     /// For the helpers of the command line, whose calls nobody scrapes.
-    pub(crate) fn detached(client: Client) -> Self {
-        Self::new(client, Arc::new(Metrics::new(&skerry_telemetry::Registry::new())))
+    pub fn detached(client: Client, manager: &'static str) -> Self {
+        Self::new(client, manager, Arc::new(Metrics::default()))
+    }
+
+    /// Who writes.
+    pub fn manager(&self) -> &'static str {
+        self.manager
     }
 
     /// The client itself, for the watchers.
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.client.clone()
     }
 
@@ -191,7 +199,7 @@ impl KubeApi {
     }
 
     /// The object; `None` only when the API server said by name that it does not exist.
-    pub(crate) async fn get(&self, of: impl Into<Resource>, key: &Key) -> Result<Option<DynamicObject>, ApiError> {
+    pub async fn get(&self, of: impl Into<Resource>, key: &Key) -> Result<Option<DynamicObject>, ApiError> {
         let of = of.into();
         let api = self.api(of, &key.namespace)?;
         match self.call("get", of, &key.name, api.get(&key.name)).await {
@@ -202,7 +210,7 @@ impl KubeApi {
     }
 
     /// All objects of a kind in a namespace, by pages.
-    pub(crate) async fn list(&self, of: impl Into<Resource>, namespace: &str) -> Result<Vec<DynamicObject>, ApiError> {
+    pub async fn list(&self, of: impl Into<Resource>, namespace: &str) -> Result<Vec<DynamicObject>, ApiError> {
         let of = of.into();
         let api = self.api(of, namespace)?;
         let mut params = ListParams::default().limit(500);
@@ -220,7 +228,7 @@ impl KubeApi {
     /// Whether there is no object of the kind at all, asked in two ways that an API server answers from
     /// different places: a page as it comes, and one at exactly that version, which is read from the storage.
     /// `false` also when the two answers are not of one moment: ask again.
-    pub(crate) async fn is_empty(&self, kind: Kind) -> Result<bool, ApiError> {
+    pub async fn is_empty(&self, kind: Kind) -> Result<bool, ApiError> {
         let of = Resource::Kind(kind);
         let resource = of.api_resource();
         let resource =
@@ -242,7 +250,7 @@ impl KubeApi {
     }
 
     /// Creates the object that the JSON describes.
-    pub(crate) async fn create(
+    pub async fn create(
         &self,
         of: impl Into<Resource>,
         namespace: &str,
@@ -251,13 +259,13 @@ impl KubeApi {
         let of = of.into();
         let api = self.api(of, namespace)?;
         let object = parse(object)?;
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
         let name = object.metadata.name.clone().unwrap_or_default();
         self.call("create", of, &name, api.create(&params, &object)).await
     }
 
     /// Replaces the object; the JSON carries the resource version that it was read with.
-    pub(crate) async fn replace(
+    pub async fn replace(
         &self,
         of: impl Into<Resource>,
         key: &Key,
@@ -265,25 +273,20 @@ impl KubeApi {
     ) -> Result<DynamicObject, ApiError> {
         let of = of.into();
         let api = self.api(of, &key.namespace)?;
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
         self.call("update", of, &key.name, api.replace(&key.name, &params, object)).await
     }
 
     /// JSON merge patch.
-    pub(crate) async fn merge(
-        &self,
-        of: impl Into<Resource>,
-        key: &Key,
-        patch: &Value,
-    ) -> Result<DynamicObject, ApiError> {
+    pub async fn merge(&self, of: impl Into<Resource>, key: &Key, patch: &Value) -> Result<DynamicObject, ApiError> {
         let of = of.into();
         let api = self.api(of, &key.namespace)?;
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let params = PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() };
         self.call("patch", of, &key.name, api.patch(&key.name, &params, &Patch::Merge(patch))).await
     }
 
     /// Strategic merge patch of the status subresource: conditions of others stay.
-    pub(crate) async fn patch_status(
+    pub async fn patch_status(
         &self,
         of: impl Into<Resource>,
         key: &Key,
@@ -291,13 +294,13 @@ impl KubeApi {
     ) -> Result<DynamicObject, ApiError> {
         let of = of.into();
         let api = self.api(of, &key.namespace)?;
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let params = PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() };
         self.call("patch_status", of, &key.name, api.patch_status(&key.name, &params, &Patch::Strategic(strategic)))
             .await
     }
 
     /// JSON merge patch of the status subresource.
-    pub(crate) async fn merge_status(
+    pub async fn merge_status(
         &self,
         of: impl Into<Resource>,
         key: &Key,
@@ -305,12 +308,12 @@ impl KubeApi {
     ) -> Result<DynamicObject, ApiError> {
         let of = of.into();
         let api = self.api(of, &key.namespace)?;
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let params = PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() };
         self.call("patch_status", of, &key.name, api.patch_status(&key.name, &params, &Patch::Merge(patch))).await
     }
 
     /// Deletes the object with this uid (empty: any).
-    pub(crate) async fn delete(
+    pub async fn delete(
         &self,
         of: impl Into<Resource>,
         key: &Key,
@@ -326,12 +329,12 @@ impl KubeApi {
     }
 
     /// Asks a review and returns it with its answer.
-    pub(crate) async fn review(&self, path: &str, review: Value) -> Result<Value, ApiError> {
+    pub async fn review(&self, path: &str, review: Value) -> Result<Value, ApiError> {
         self.post(path, review, Other::Review.into(), "").await
     }
 
     /// Requests a token of a service account.
-    pub(crate) async fn request_token(&self, account: &Key, request: Value) -> Result<Value, ApiError> {
+    pub async fn request_token(&self, account: &Key, request: Value) -> Result<Value, ApiError> {
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", account.namespace, account.name);
         self.post(&path, request, Kind::ServiceAccountToken.into(), &account.name).await
     }

@@ -34,24 +34,28 @@ const MAX_NAME: usize = 253;
 
 /// One token that a pod mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TokenSpec {
+pub struct TokenSpec {
     /// Key of the derived ServiceAccountToken.
-    pub(crate) key: Key,
-    pub(crate) service_account: Arc<str>,
+    pub key: Key,
+    /// Its name.
+    pub service_account: Arc<str>,
     /// Empty: the API server's own audience.
-    pub(crate) audience: Arc<str>,
-    pub(crate) expiration_seconds: i64,
+    pub audience: Arc<str>,
+    /// The life that is asked for.
+    pub expiration_seconds: i64,
 }
 
 /// Everything that a pod refers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct References {
-    pub(crate) objects: Vec<(Kind, Key)>,
-    pub(crate) tokens: Vec<TokenSpec>,
+pub struct References {
+    /// Objects of the API.
+    pub objects: Vec<(Kind, Key)>,
+    /// Tokens that it mounts.
+    pub tokens: Vec<TokenSpec>,
 }
 
 /// Reads the references from a pod's `spec`.
-pub(crate) fn of_pod(namespace: &str, name: &str, uid: &str, spec: &Value) -> References {
+pub fn of_pod(namespace: &str, name: &str, uid: &str, spec: &Value) -> References {
     let mut set = Collector { namespace, objects: BTreeSet::new() };
     set.cluster(Kind::Namespace, Some(namespace));
     set.cluster(Kind::RuntimeClass, text(spec, "runtimeClassName"));

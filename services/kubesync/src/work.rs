@@ -18,7 +18,7 @@ pub(crate) const WORK_LIMIT: usize = 100_000;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct WorkSet<T> {
+pub struct WorkSet<T> {
     state: Mutex<State<T>>,
     notify: Notify,
 }
@@ -30,18 +30,20 @@ struct State<T> {
     dropped: u64,
 }
 
-impl<T: Clone + Eq + Hash> WorkSet<T> {
-    pub(crate) fn new() -> Self {
+impl<T> Default for WorkSet<T> {
+    fn default() -> Self {
         let state = State { queue: VecDeque::new(), members: HashSet::new(), dropped: 0 };
         Self { state: Mutex::new(state), notify: Notify::new() }
     }
+}
 
+impl<T: Clone + Eq + Hash> WorkSet<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds it, unless it waits already or the set is full.
-    pub(crate) fn push(&self, item: T) {
+    pub fn push(&self, item: T) {
         let mut state = self.lock();
         if state.queue.len() >= WORK_LIMIT {
             state.dropped += 1;
@@ -53,7 +55,7 @@ impl<T: Clone + Eq + Hash> WorkSet<T> {
     }
 
     /// Waits for the oldest. Cancel safe.
-    pub(crate) async fn pop(&self) -> T {
+    pub async fn pop(&self) -> T {
         loop {
             let notified = self.notify.notified();
             if let Some(item) = self.try_pop() {
@@ -75,14 +77,14 @@ impl<T: Clone + Eq + Hash> WorkSet<T> {
     }
 
     /// Entries that wait.
-    pub(crate) fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.lock().queue.len()
     }
 }
 
 /// A rate with a burst (GCRA). Those who wait are served in the order in which they came.
 #[derive(Debug)]
-pub(crate) struct RateLimit {
+pub struct RateLimit {
     /// When the next call would be due if there was no burst.
     next: Mutex<Option<Instant>>,
     interval: Duration,
@@ -91,13 +93,13 @@ pub(crate) struct RateLimit {
 
 impl RateLimit {
     /// `per_second` calls in the long run, `burst` at once after a pause.
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+    pub fn new(per_second: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
         Self { next: Mutex::new(None), interval, tolerance: interval * burst.saturating_sub(1) }
     }
 
     /// Waits until the call may be made. A cancelled wait keeps its place in the rate.
-    pub(crate) async fn acquire(&self) {
+    pub async fn acquire(&self) {
         let now = Instant::now();
         let due = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +114,7 @@ impl RateLimit {
 
 /// A rate for each of many: who is too fast is told when to come back, the others do not notice.
 #[derive(Debug)]
-pub(crate) struct RatePerKey<K> {
+pub struct RatePerKey<K> {
     next: Mutex<HashMap<K, Instant>>,
     interval: Duration,
     tolerance: Duration,
@@ -122,7 +124,8 @@ pub(crate) struct RatePerKey<K> {
 const REMEMBERED: usize = 20_000;
 
 impl<K: Clone + Eq + Hash> RatePerKey<K> {
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+    /// `per_second` turns in the long run of each, `burst` at once after a pause.
+    pub fn new(per_second: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
         Self { next: Mutex::default(), interval, tolerance: interval * burst.saturating_sub(1) }
     }
@@ -131,7 +134,7 @@ impl<K: Clone + Eq + Hash> RatePerKey<K> {
     ///
     /// # Errors
     /// How long to wait, when it is too early; no turn is taken then.
-    pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
+    pub fn take(&self, key: &K) -> Result<(), Duration> {
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         if next.len() >= REMEMBERED {
@@ -153,11 +156,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_waits_once() {
-        let set = WorkSet::new();
+        let set = WorkSet::default();
         set.push(1);
         set.push(2);
         set.push(1);
-        assert_eq!(set.len(), 2);
+        assert_eq!(set.waiting(), 2);
         assert_eq!((set.pop().await, set.pop().await), (1, 2));
         set.push(1);
         assert_eq!(set.pop().await, 1);
@@ -165,11 +168,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_set_drops_and_counts() {
-        let set = WorkSet::new();
+        let set = WorkSet::default();
         for i in 0..WORK_LIMIT + 5 {
             set.push(i);
         }
-        assert_eq!(set.len(), WORK_LIMIT);
+        assert_eq!(set.waiting(), WORK_LIMIT);
         assert_eq!(set.lock().dropped, 5);
     }
 

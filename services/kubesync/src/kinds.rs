@@ -107,7 +107,7 @@ impl Kind {
     }
 
     /// Where the kind is in the Kubernetes API; `None` for what EdgeController derives.
-    pub(crate) fn resource(self) -> Option<ApiResource> {
+    pub fn resource(self) -> Option<ApiResource> {
         let (group, plural) = match self {
             Self::Pod => ("", "pods"),
             Self::ConfigMap => ("", "configmaps"),

@@ -24,11 +24,12 @@ use skerry_common::{Key, NodeName};
 use crate::kinds::Kind;
 use crate::trim::{PodFacts, Trimmed};
 
-pub(crate) use inner::{Inner, PodToken, Sight};
+pub(crate) use inner::Sight;
+pub use inner::{Inner, PodToken};
 
 /// Somebody has to look again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wake {
+pub enum Wake {
     /// This key, for one node.
     Key(NodeName, Kind, Key),
     /// This key, for every subscriber of the kind.
@@ -48,13 +49,13 @@ pub(crate) struct Snapshot {
 
 /// Shared handle; see the module.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cache {
+pub struct Cache {
     inner: Arc<RwLock<Inner>>,
 }
 
 impl Cache {
     /// Read access, for a few lookups at once. Never keep it across an await.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+    pub fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,7 +131,7 @@ impl Cache {
     }
 
     /// Facts of a pod, if it is known.
-    pub(crate) fn pod(&self, key: &Key) -> Option<(Arc<str>, PodFacts)> {
+    pub fn pod(&self, key: &Key) -> Option<(Arc<str>, PodFacts)> {
         self.read().pod(key).map(|(uid, facts)| (Arc::clone(uid), facts.clone()))
     }
 }

@@ -21,7 +21,6 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Config, Event};
 use skerry_common::{Backoff, Key};
 use skerry_telemetry::Task;
-use tokio::sync::mpsc;
 
 use crate::api::{ApiError, KubeApi};
 use crate::cache::Cache;
@@ -29,7 +28,7 @@ use crate::confirm::Confirm;
 use crate::kinds::Kind;
 use crate::metrics::{KindLabel, Metrics};
 use crate::subs::Subs;
-use crate::trim::{Facts, Trimmed, trim};
+use crate::trim::trim;
 
 /// Objects per page: the default of client-go.
 const PAGE: u32 = 500;
@@ -44,16 +43,27 @@ const MISSING_KIND_RETRY: Duration = Duration::from_secs(60);
 /// A namespace of every cluster.
 const SYSTEM_NAMESPACE: &str = "kube-system";
 
+/// Who looks at objects as the API has them, before they are trimmed.
+pub trait Observer: std::fmt::Debug + Send + Sync {
+    /// The object is so now; `None`: it is gone. Called from the informers' tasks: it must not block.
+    fn seen(&self, kind: Kind, key: &Key, object: Option<&DynamicObject>);
+}
+
 /// Everything that the informers work with.
 #[derive(Debug, Clone)]
-pub(crate) struct Informer {
-    pub(crate) api: KubeApi,
-    pub(crate) cache: Cache,
-    pub(crate) confirm: Arc<Confirm>,
-    pub(crate) subs: Arc<Subs>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// Nodes of which the API says that nobody heard of them; see `revive`.
-    pub(crate) unknown_nodes: mpsc::Sender<Key>,
+pub struct Informer {
+    /// What is watched.
+    pub api: KubeApi,
+    /// What is filled.
+    pub cache: Cache,
+    /// Proves what a list lacks.
+    pub confirm: Arc<Confirm>,
+    /// Who are told.
+    pub subs: Arc<Subs>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Sees every object.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// Why a watcher has to be made anew.
@@ -66,7 +76,7 @@ enum Restart {
 
 impl Informer {
     /// Watches a kind until cancelled. `task` is ready with the first list.
-    pub(crate) async fn run(self, kind: Kind, task: Task) {
+    pub async fn run(self, kind: Kind, task: Task) {
         let Some(resource) = kind.resource() else { return };
         let mut task = Some(task);
         let mut backoff = Backoff::new(RELIST_MIN, RELIST_MAX);
@@ -151,27 +161,24 @@ impl Informer {
             }
             Event::InitDone => return self.listed(kind, task),
             Event::InitApply(object) => {
-                let key = key_of(&object);
+                let Some(key) = self.seen(kind, &object) else { return };
                 match trim(kind, resource, object) {
-                    Some(trimmed) => {
-                        self.notice(kind, &trimmed);
-                        self.cache.init_apply(kind, trimmed)
-                    }
+                    Some(trimmed) => self.cache.init_apply(kind, trimmed),
                     None => return self.unseen(kind, key, true),
                 }
             }
             Event::Apply(object) => {
-                let key = key_of(&object);
+                let Some(key) = self.seen(kind, &object) else { return };
                 match trim(kind, resource, object) {
-                    Some(trimmed) => {
-                        self.notice(kind, &trimmed);
-                        self.cache.apply(kind, trimmed)
-                    }
+                    Some(trimmed) => self.cache.apply(kind, trimmed),
                     None => return self.unseen(kind, key, false),
                 }
             }
             Event::Delete(object) => match key_of(&object) {
-                Some(key) => self.cache.delete(kind, &key),
+                Some(key) => {
+                    self.observer.seen(kind, &key, None);
+                    self.cache.delete(kind, &key)
+                }
                 None => return,
             },
         };
@@ -179,8 +186,7 @@ impl Informer {
     }
 
     /// An object that no node may see: a pod that is not bound. One that we knew under its name is gone.
-    fn unseen(&self, kind: Kind, key: Option<Key>, listing: bool) {
-        let Some(key) = key else { return };
+    fn unseen(&self, kind: Kind, key: Key, listing: bool) {
         if self.cache.read().get(kind, &key).is_some() {
             let wakes = self.cache.delete(kind, &key);
             self.subs.dispatch(&wakes);
@@ -206,18 +212,14 @@ impl Informer {
         }
     }
 
-    fn notice(&self, kind: Kind, object: &Trimmed) {
-        if kind == Kind::Node
-            && let Facts::Node(facts) = &object.facts
-            && facts.ready_unknown
-        {
-            // Full: the node's own next report does the same later.
-            let _ = self.unknown_nodes.try_send(object.key.clone());
-        }
+    fn seen(&self, kind: Kind, object: &DynamicObject) -> Option<Key> {
+        let key = key_of(object)?;
+        self.observer.seen(kind, &key, Some(object));
+        Some(key)
     }
 }
 
-fn key_of(object: &DynamicObject) -> Option<Key> {
+pub(crate) fn key_of(object: &DynamicObject) -> Option<Key> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     Key::checked(namespace, object.metadata.name.as_deref().unwrap_or_default()).ok()
 }

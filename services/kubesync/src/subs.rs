@@ -26,12 +26,12 @@ pub(crate) const MAX_SUBSCRIPTIONS: usize = 220_000;
 /// One subscription of one node.
 #[derive(Debug)]
 pub(crate) struct Sub {
-    pub(crate) id: u64,
-    pub(crate) node: NodeName,
-    pub(crate) session: u64,
-    pub(crate) kind: Kind,
-    pub(crate) stream: Arc<Stream>,
-    pub(crate) publisher: Mutex<Publisher>,
+    pub id: u64,
+    pub node: NodeName,
+    pub session: u64,
+    pub kind: Kind,
+    pub stream: Arc<Stream>,
+    pub publisher: Mutex<Publisher>,
     /// It is in its stream's queue.
     queued: AtomicBool,
     /// It was replaced or closed: it sends nothing any more.
@@ -176,7 +176,7 @@ impl Stream {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Subs {
+pub struct Subs {
     nodes: Mutex<HashMap<NodeName, HashMap<Kind, Arc<Sub>>>>,
     count: AtomicUsize,
 }
@@ -228,8 +228,13 @@ impl Subs {
     }
 
     /// The subscription of a node to a kind.
-    pub(crate) fn get(&self, node: &NodeName, kind: Kind) -> Option<Arc<Sub>> {
+    fn get(&self, node: &NodeName, kind: Kind) -> Option<Arc<Sub>> {
         self.lock().get(node)?.get(&kind).cloned()
+    }
+
+    /// Whether the node has a subscription to the kind.
+    pub fn contains(&self, node: &NodeName, kind: Kind) -> bool {
+        self.get(node, kind).is_some()
     }
 
     fn of_kind(&self, kind: Kind) -> Vec<Arc<Sub>> {
@@ -237,7 +242,7 @@ impl Subs {
     }
 
     /// One key of one node may have changed.
-    pub(crate) fn wake(&self, node: &NodeName, kind: Kind, key: &Key) {
+    pub fn wake(&self, node: &NodeName, kind: Kind, key: &Key) {
         if let Some(sub) = self.get(node, kind) {
             sub.changed(key);
         }
@@ -266,7 +271,7 @@ impl Subs {
     }
 
     /// Lets everybody look again at what could not be told. Called every minute.
-    pub(crate) fn recheck_all(&self) {
+    pub fn recheck_all(&self) {
         let subs: Vec<_> = self.lock().values().flat_map(|kinds| kinds.values().cloned()).collect();
         subs.iter().filter(|sub| sub.publisher().dirty_len() > 0).for_each(|sub| sub.recheck());
     }

@@ -1,7 +1,7 @@
 //! The second proof: asks the API server by name about keys that a list did not have.
 //!
 //! Views ask ([`Confirm::ask`]) when a node holds what the cache does not know, informers when a re-list
-//! lacks what the cache has. A few tasks ([`run`]) GET each key, and only a 404 that names the object
+//! lacks what the cache has. A few tasks ([`confirm`]) GET each key, and only a 404 that names the object
 //! counts as a deletion (N5): a truncated list, an error, a proxy's own 404 page delete nothing.
 //! Limits: [`WORKERS`] at a time, [`PER_SECOND`] GETs a second, the set's own bound. An error is tried
 //! again after a backoff. Nothing is kept over a crash: nodes say again what they hold.
@@ -13,6 +13,7 @@ use skerry_common::{Backoff, Key};
 
 use crate::api::{ApiError, KubeApi};
 use crate::cache::Cache;
+use crate::informer::Observer;
 use crate::kinds::Kind;
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::subs::Subs;
@@ -34,39 +35,48 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The keys to be asked for.
 #[derive(Debug)]
-pub(crate) struct Confirm {
+pub struct Confirm {
     wanted: WorkSet<(Kind, Key)>,
     rate: RateLimit,
 }
 
-impl Confirm {
-    pub(crate) fn new() -> Self {
-        Self { wanted: WorkSet::new(), rate: RateLimit::new(PER_SECOND, BURST) }
+impl Default for Confirm {
+    fn default() -> Self {
+        Self { wanted: WorkSet::default(), rate: RateLimit::new(PER_SECOND, BURST) }
     }
+}
 
+impl Confirm {
     /// Asks for a proof of the key's existence or absence.
-    pub(crate) fn ask(&self, kind: Kind, key: Key) {
+    pub fn ask(&self, kind: Kind, key: Key) {
         self.wanted.push((kind, key));
     }
 
     /// Keys that wait for a proof.
-    pub(crate) fn waiting(&self) -> usize {
-        self.wanted.len()
+    pub fn waiting(&self) -> usize {
+        self.wanted.waiting()
     }
 }
 
 /// Everything that the confirmer works with.
 #[derive(Debug, Clone)]
-pub(crate) struct Confirmer {
-    pub(crate) confirm: Arc<Confirm>,
-    pub(crate) api: KubeApi,
-    pub(crate) cache: Cache,
-    pub(crate) subs: Arc<Subs>,
-    pub(crate) metrics: Arc<Metrics>,
+pub struct Confirmer {
+    /// The keys.
+    pub confirm: Arc<Confirm>,
+    /// Whom to ask.
+    pub api: KubeApi,
+    /// What takes the answer.
+    pub cache: Cache,
+    /// Who wait for it.
+    pub subs: Arc<Subs>,
+    /// Sees the answer as well.
+    pub observer: Arc<dyn Observer>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Works until cancelled.
-pub(crate) async fn run(confirmer: Confirmer) {
+pub async fn confirm(confirmer: Confirmer) {
     let workers = (0..WORKERS).map(|_| work(&confirmer));
     futures::future::join_all(workers).await;
 }
@@ -94,10 +104,11 @@ async fn work(this: &Confirmer) {
 }
 
 /// Asks for one key now and tells everybody. Whether the object exists (and some node may see it).
-pub(crate) async fn prove(this: &Confirmer, kind: Kind, key: &Key) -> Result<bool, ApiError> {
+pub async fn prove(this: &Confirmer, kind: Kind, key: &Key) -> Result<bool, ApiError> {
     let Some(resource) = kind.resource() else { return Ok(false) };
     let before = this.cache.snapshot(kind, key);
     let object = this.api.get(kind, key).await?;
+    this.observer.seen(kind, key, object.as_ref());
     let trimmed = object.and_then(|object| trim(kind, &resource, object));
     let exists = trimmed.is_some();
     let wakes = this.cache.confirmed(kind, key, before, trimmed);
