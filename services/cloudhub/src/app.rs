@@ -94,13 +94,15 @@ impl CloudHub {
                 kinds.into_iter().for_each(|kind| routes.add_down(kind, lane.clone()));
                 lanes.push(lane);
             }
-            if !source.reports.is_empty() {
-                let lane = ReportLane::new(
-                    &source.name,
-                    channel.clone(),
-                    readiness.task(&format!("reports to {}", source.name)),
-                );
-                source.reports.iter().for_each(|kind| routes.add_up(kind, lane.clone()));
+            let (bulk, control): (Vec<&String>, Vec<&String>) =
+                source.reports.iter().partition(|kind| known::is_bulk_report(kind));
+            for (class, kinds) in [("reports", control), ("bulk reports", bulk)] {
+                if kinds.is_empty() {
+                    continue;
+                }
+                let pending = readiness.task(&format!("{class} to {}", source.name));
+                let lane = ReportLane::new(&source.name, channel.clone(), pending);
+                kinds.into_iter().for_each(|kind| routes.add_up(kind, lane.clone()));
                 report_lanes.push(lane);
             }
             if source.name == config.registry {

@@ -53,13 +53,24 @@ fn default_listen() -> SocketAddr {
 impl SourceConfig {
     /// EdgeController with all the kinds that it serves.
     pub fn edgecontroller(addresses: Vec<String>) -> Self {
-        let owned = |kinds: &[&str]| kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>();
-        Self {
-            name: "edgecontroller".to_owned(),
-            addresses,
-            kinds: [owned(&kinds::CONTROL), owned(&kinds::BULK)].concat(),
-            reports: owned(&kinds::REPORTS),
-        }
+        let down = kinds::CONTROL.iter().chain(&kinds::BULK);
+        Self::new("edgecontroller", addresses, down, &kinds::REPORTS)
+    }
+
+    /// DeviceController with all the kinds that it serves.
+    pub fn devicecontroller(addresses: Vec<String>) -> Self {
+        Self::new("devicecontroller", addresses, &kinds::DEVICES, &kinds::DEVICE_REPORTS)
+    }
+
+    fn new<'a>(
+        name: &str,
+        addresses: Vec<String>,
+        kinds: impl IntoIterator<Item = &'a &'a str>,
+        reports: impl IntoIterator<Item = &'a &'a str>,
+    ) -> Self {
+        let kinds = kinds.into_iter().map(|kind| (*kind).to_owned()).collect();
+        let reports = reports.into_iter().map(|kind| (*kind).to_owned()).collect();
+        Self { name: name.to_owned(), addresses, kinds, reports }
     }
 }
 

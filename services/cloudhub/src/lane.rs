@@ -25,8 +25,9 @@ use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::upstream::{self, Upstream};
 
-/// Messages that wait for one stream of a node.
-pub(crate) const NODE_QUEUE: usize = 64;
+/// Messages that wait for one stream of a node: a window of deltas for each of its dozen kinds. Memory is taken
+/// only for what waits.
+pub(crate) const NODE_QUEUE: usize = 96;
 
 /// Messages that wait for a source, from all nodes together. Beyond it node streams wait.
 const SOURCE_QUEUE: usize = 1024;

@@ -118,9 +118,6 @@ impl ReportStream {
         };
         match caller.attach(&self.shared, &hello) {
             Ok((attached, welcome)) => {
-                let node = attached.session.node.as_str();
-                let lanes = self.shared.routes.report_lanes();
-                self.places = lanes.iter().map(|lane| lane.register(node, self.to_node.clone())).collect();
                 self.attached = Some(attached);
                 Some(Ok(answer(pb::report_response::Message::Welcome(welcome))))
             }
@@ -142,6 +139,10 @@ impl ReportStream {
             let reason = format!("no sink takes reports of the kind {:?}", report.kind);
             return Some(Ok(outcome(id, pb::outcome::Result::Rejected(pb::Rejected { reason }))));
         };
+        // A node has a stream for urgent reports and one for the others: each takes the places that it uses.
+        if !self.places.iter().any(|place| place.is_on(&up.lane)) {
+            self.places.push(up.lane.register(session.node.as_str(), self.to_node.clone()));
+        }
         let bytes = report.encoded_len();
         session.usage.up(up.kind, bytes);
         self.shared.totals.up(up.kind, bytes);

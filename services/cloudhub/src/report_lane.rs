@@ -1,5 +1,8 @@
 //! One stream of reports to a sink, shared by all nodes.
 //!
+//! A sink has two lanes, one for reports that are never urgent, so that what runs is not told late
+//! because of them.
+//!
 //! The lane sends what nodes report and returns each outcome to the node that it belongs to. When
 //! the stream breaks, the nodes' report streams on it end; a node reports again what it has not seen
 //! committed, so nothing is kept here.
@@ -138,6 +141,11 @@ impl Upstream for ReportLane {
 }
 
 impl Place {
+    /// Whether it is on this lane.
+    pub(crate) fn is_on(&self, lane: &Arc<ReportLane>) -> bool {
+        Arc::ptr_eq(&self.lane, lane)
+    }
+
     /// Whether outcomes were lost, because the sink is gone or the node did not take them.
     pub(crate) fn lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)

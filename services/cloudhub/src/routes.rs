@@ -15,7 +15,6 @@ pub(crate) struct Routes {
     names: Vec<String>,
     down: HashMap<String, Down>,
     up: HashMap<String, Up>,
-    report_lanes: Vec<Arc<ReportLane>>,
 }
 
 /// Where subscriptions of a kind go.
@@ -34,7 +33,7 @@ pub(crate) struct Up {
 
 impl Routes {
     pub(crate) fn new() -> Self {
-        Self { names: Vec::new(), down: HashMap::new(), up: HashMap::new(), report_lanes: Vec::new() }
+        Self { names: Vec::new(), down: HashMap::new(), up: HashMap::new() }
     }
 
     pub(crate) fn add_down(&mut self, kind: &str, lane: Arc<Lane>) {
@@ -44,9 +43,6 @@ impl Routes {
 
     pub(crate) fn add_up(&mut self, kind: &str, lane: Arc<ReportLane>) {
         let index = self.index(kind);
-        if !self.report_lanes.iter().any(|known| Arc::ptr_eq(known, &lane)) {
-            self.report_lanes.push(lane.clone());
-        }
         self.up.insert(kind.to_owned(), Up { kind: index, lane });
     }
 
@@ -56,10 +52,6 @@ impl Routes {
 
     pub(crate) fn up(&self, kind: &str) -> Option<&Up> {
         self.up.get(kind)
-    }
-
-    pub(crate) fn report_lanes(&self) -> &[Arc<ReportLane>] {
-        &self.report_lanes
     }
 
     pub(crate) fn name(&self, kind: u16) -> String {

@@ -67,11 +67,32 @@ pub const CONTROL: [&str; 9] = [
     PERSISTENT_VOLUME_CLAIM,
     RUNTIME_CLASS,
 ];
+/// What a node with devices needs as well; DeviceController is their source.
+pub const DEVICES: [&str; 2] = [DEVICE, DEVICE_MODEL];
 /// What may be large in number and is never urgent. It travels on streams of its own, so that
 /// [`CONTROL`] never waits for it.
 pub const BULK: [&str; 2] = [SERVICE, ENDPOINT_SLICE];
-/// What a node reports.
+/// What a node reports about itself and its pods.
 pub const REPORTS: [&str; 6] = [NODE_REGISTRATION, NODE_STATUS, POD_STATUS, POD_DELETION, MIRROR_POD, EVENT];
+
+/// What a node reports about its devices; DeviceController takes it.
+pub const DEVICE_REPORTS: [&str; 2] = [DEVICE_STATUS, DEVICE_DESIRED];
+
+/// Every kind that a node may be sent.
+pub fn down() -> impl Iterator<Item = &'static str> {
+    CONTROL.into_iter().chain(DEVICES).chain(BULK)
+}
+
+/// Whether a node may report the kind.
+pub fn is_report(kind: &str) -> bool {
+    REPORTS.contains(&kind) || DEVICE_REPORTS.contains(&kind)
+}
+
+/// Whether reports of the kind may be many and are never urgent. They travel on streams of their own, so that
+/// the others, which say what runs, never wait for them.
+pub fn is_bulk_report(kind: &str) -> bool {
+    matches!(kind, EVENT | DEVICE_STATUS)
+}
 
 /// Whether only the newest report of a key matters.
 pub fn coalesces(kind: &str) -> bool {

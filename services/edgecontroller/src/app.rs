@@ -111,7 +111,7 @@ impl EdgeController {
         let keeper = Keeper { ca: Arc::clone(&ca), own, folders: checked.credentials, metrics: Arc::clone(&metrics) };
         keeper.issue()?;
 
-        let cache = Cache::default();
+        let cache = Cache::new(Kind::Pod);
         let subs = Arc::new(Subs::default());
         let hubs = Arc::new(Hubs::default());
         let sessions =
@@ -211,7 +211,7 @@ impl EdgeController {
     /// When a part ended by itself.
     pub async fn run(self, stop: drain::Watch) -> Result<(), ControllerError> {
         let mut tasks = Tasks::default();
-        for kind in Kind::ALL.into_iter().filter(|kind| kind.resource().is_some()) {
+        for kind in Kind::CORE.into_iter().filter(|kind| kind.resource().is_some()) {
             let task = self.readiness.task(&format!("list {}", kind.as_str()));
             tasks.spawn("informer", self.informer.clone().run(kind, task));
         }
@@ -229,7 +229,7 @@ impl EdgeController {
 
         let source = SourceService {
             service: SERVICE,
-            kinds: &Kind::ALL,
+            kinds: &Kind::CORE,
             cache: self.informer.cache.clone(),
             confirm: Arc::clone(&self.informer.confirm),
             derived: Some(self.minter.mint.clone()),

@@ -152,7 +152,7 @@ impl Derive for Mint {
             })
         };
         let Some(PodToken { finished, .. }) = cache.token(node, key) else {
-            if !cache.pods_complete(node) {
+            if !cache.bound_complete(node) {
                 return Lookup::Unknown;
             }
             self.drop_token(node, key);

@@ -68,8 +68,8 @@ impl EdgeHub {
             tracing::error!(reason, "the store was damaged and begins anew");
             link.store_problem(&format!("the store was damaged and is rebuilt from the cloud: {reason}"));
         }
-        let all = skerry_common::kinds::CONTROL.iter().chain(&skerry_common::kinds::BULK).copied();
-        let objects = Objects::load(store.clone(), all, listeners, link.clone(), metrics.clone());
+        let objects =
+            Objects::load(store.clone(), skerry_common::kinds::down(), listeners, link.clone(), metrics.clone());
         let objects = Arc::new(objects.await.map_err(EdgeHubError::Store)?);
         let outbox = Outbox::load(store, metrics.clone()).await.map_err(EdgeHubError::Store)?;
 
@@ -101,6 +101,7 @@ impl EdgeHub {
             node: config.node_name,
             target,
             services: config.services,
+            devices: config.devices,
             times: config.times,
             objects: objects.clone(),
             outbox: outbox.clone(),

@@ -23,6 +23,9 @@ pub struct Config {
     /// Whether the node wants Services and EndpointSlices.
     #[serde(default = "yes")]
     pub services: bool,
+    /// Whether the node wants its Devices and their DeviceModels.
+    #[serde(default = "yes")]
+    pub devices: bool,
     /// Waits of the reconnect loop; only tests change them.
     #[serde(skip)]
     pub times: LinkTimes,

@@ -99,7 +99,7 @@ impl LocalSink {
             Ok(report) => report,
             Err(error) => return Ok(R::Rejected(pb::Rejected { reason: error.to_string() })),
         };
-        if !kinds::REPORTS.contains(&report.kind.as_str()) {
+        if !kinds::is_report(&report.kind) {
             let reason = format!("no sink takes reports of the kind {:?}", report.kind);
             return Ok(R::Rejected(pb::Rejected { reason }));
         }

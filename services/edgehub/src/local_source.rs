@@ -142,8 +142,8 @@ impl LocalStream {
     async fn open(&mut self, open: pb::Open) -> Result<(), Status> {
         skerry_sync::wire::check_open(&open).map_err(protocol)?;
         let id = open.subscription;
-        let known = open.kind == skerry_common::kinds::LINK
-            || skerry_common::kinds::CONTROL.iter().chain(&skerry_common::kinds::BULK).any(|kind| *kind == open.kind);
+        let known =
+            open.kind == skerry_common::kinds::LINK || skerry_common::kinds::down().any(|kind| kind == open.kind);
         let refusal = if !known {
             Some((pb::CloseCode::UnknownKind, format!("edgehub does not hold the kind {:?}", open.kind)))
         } else if !open.selector.is_empty() {

@@ -30,12 +30,11 @@ impl Edge for EdgeStatus {
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         let link = self.objects.link.state();
         let state = if link.connected { pb::LinkState::Connected } else { pb::LinkState::Disconnected };
-        let kinds =
-            skerry_common::kinds::CONTROL.iter().chain(&skerry_common::kinds::BULK).map(|kind| pb::KindStatus {
-                kind: (*kind).to_owned(),
-                objects: self.objects.count(kind) as u64,
-                in_sync: self.objects.is_complete(kind),
-            });
+        let kinds = skerry_common::kinds::down().map(|kind| pb::KindStatus {
+            kind: kind.to_owned(),
+            objects: self.objects.count(kind) as u64,
+            in_sync: self.objects.is_complete(kind),
+        });
         let (received_bytes, sent_bytes) = self.traffic.bytes();
         Ok(Response::new(pb::GetStatusResponse {
             node: self.node.to_string(),

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use skerry_common::{Backoff, NodeName, chain, drain};
+use skerry_common::{Backoff, NodeName, chain, drain, kinds};
 use skerry_proto::sync::v1 as pb;
 use skerry_rpc::{Channel, ClientLimits, Connection, Target, connect_once};
 use tokio::time::Instant;
@@ -74,6 +74,7 @@ pub(crate) struct Uplink {
     pub(crate) node: NodeName,
     pub(crate) target: Target,
     pub(crate) services: bool,
+    pub(crate) devices: bool,
     pub(crate) times: LinkTimes,
     pub(crate) objects: Arc<Objects>,
     pub(crate) outbox: Arc<Outbox>,
@@ -141,13 +142,14 @@ impl Uplink {
         let connection = connect_once(&self.target, &ClientLimits::node()).await.map_err(SessionError::Connect)?;
         self.traffic.follow(Some(connection.clone()));
         let session = Session { node: self.node.clone(), number, connection: connection.clone() };
+        let devices: &[&str] = if self.devices { &kinds::DEVICES } else { &[] };
+        let urgent = [&kinds::CONTROL, devices].concat();
         let (ready, welcomed) = tokio::sync::watch::channel(false);
-        let control =
-            Downlink::run(&session, self.objects.clone(), &skerry_common::kinds::CONTROL, self.metrics.clone(), || {
-                self.objects.link.connected(connection.address(), number);
-                self.cloud.set(Some(connection.channel()));
-                ready.send_replace(true);
-            });
+        let control = Downlink::run(&session, self.objects.clone(), &urgent, self.metrics.clone(), || {
+            self.objects.link.connected(connection.address(), number);
+            self.cloud.set(Some(connection.channel()));
+            ready.send_replace(true);
+        });
         // The hub knows the session from its first stream; the others follow.
         let after = |mut welcomed: tokio::sync::watch::Receiver<bool>| async move {
             let _ = welcomed.wait_for(|ready| *ready).await;
@@ -155,8 +157,7 @@ impl Uplink {
         let bulk = async {
             after(welcomed.clone()).await;
             if self.services {
-                Downlink::run(&session, self.objects.clone(), &skerry_common::kinds::BULK, self.metrics.clone(), || {})
-                    .await
+                Downlink::run(&session, self.objects.clone(), &kinds::BULK, self.metrics.clone(), || {}).await
             } else {
                 std::future::pending().await
             }

@@ -1,14 +1,16 @@
-//! The outbox, and the stream that empties it.
+//! The outbox, and the streams that empty it.
 //!
 //! A report enters with [`Outbox::put`], which returns when it is on disk, and leaves when the cloud
-//! has committed or rejected it. The stream exists only while there is something to report: an idle
-//! node costs the hub one stream less. It ends with its session, and everything in flight is pending
+//! has committed or rejected it. Reports that are never urgent (Events, values of devices) have a stream of
+//! their own, so that the others never wait for them. A stream exists only while there is something to
+//! report: an idle node costs the hub less. It ends with its session, and everything in flight is pending
 //! again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use skerry_common::kinds;
 use skerry_proto::sync::v1 as pb;
 use skerry_proto::sync::v1::report_request::Message as Up;
 use skerry_proto::sync::v1::report_response::Message as M;
@@ -36,6 +38,13 @@ const IDLE: Duration = Duration::from_secs(5);
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    urgent: Lane,
+    bulk: Lane,
+}
+
+/// The reports of one stream.
+#[derive(Debug)]
+struct Lane {
     store: Store,
     reporter: Mutex<Reporter>,
     changed: Notify,
@@ -49,18 +58,22 @@ impl Outbox {
     /// # Errors
     /// When the store cannot be read.
     pub(crate) async fn load(store: Store, metrics: Metrics) -> Result<Arc<Self>, StoreError> {
-        let mut reporter = Reporter::new(skerry_sync::limits::WINDOW_REPORTS);
+        let outbox =
+            Self { urgent: Lane::new(store.clone(), metrics.clone()), bulk: Lane::new(store.clone(), metrics) };
         let mut after = 0;
         loop {
             let page = store.pending(after, LOAD_BATCH).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
             for pending in &page {
-                reporter.offer(pending.id);
+                outbox.lane(&pending.report.kind).lock().offer(pending.id);
             }
         }
-        let reporter = Mutex::new(reporter);
-        Ok(Arc::new(Self { store, reporter, changed: Notify::new(), started: Instant::now(), metrics }))
+        Ok(Arc::new(outbox))
+    }
+
+    fn lane(&self, kind: &str) -> &Lane {
+        if kinds::is_bulk_report(kind) { &self.bulk } else { &self.urgent }
     }
 
     /// Takes a report; it is durable when this returns.
@@ -68,24 +81,39 @@ impl Outbox {
     /// # Errors
     /// When it could not be written.
     pub(crate) async fn put(&self, report: Report) -> Result<(), StoreError> {
-        let put = self.store.enqueue(report).await?;
-        let mut reporter = self.lock();
+        let lane = self.lane(&report.kind);
+        let put = lane.store.enqueue(report).await?;
+        let mut reporter = lane.lock();
         if let Some(older) = put.superseded {
             reporter.superseded(older);
         }
         reporter.offer(put.id);
         drop(reporter);
-        self.changed.notify_one();
+        lane.changed.notify_one();
         Ok(())
     }
 
     /// How many reports wait.
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.urgent.lock().len() + self.bulk.lock().len()
     }
 
     /// Empties the outbox over one session, until the session ends.
     pub(crate) async fn run(&self, session: &Session) -> Result<std::convert::Infallible, SessionError> {
+        tokio::select! {
+            ended = self.urgent.run(session) => ended,
+            ended = self.bulk.run(session) => ended,
+        }
+    }
+}
+
+impl Lane {
+    fn new(store: Store, metrics: Metrics) -> Self {
+        let reporter = Mutex::new(Reporter::new(skerry_sync::limits::WINDOW_REPORTS));
+        Self { store, reporter, changed: Notify::new(), started: Instant::now(), metrics }
+    }
+
+    async fn run(&self, session: &Session) -> Result<std::convert::Infallible, SessionError> {
         // Whatever was in flight on an earlier session is pending again, also when this is cancelled.
         let _reset = Reset(self);
         loop {
@@ -214,7 +242,7 @@ impl Outbox {
     }
 }
 
-struct Reset<'a>(&'a Outbox);
+struct Reset<'a>(&'a Lane);
 
 impl Drop for Reset<'_> {
     fn drop(&mut self) {

@@ -17,7 +17,7 @@ use kube::{Client, Error};
 use serde_json::Value;
 use skerry_common::Key;
 
-use crate::kinds::Kind;
+use crate::kinds::{DEVICES, Kind, api_resource};
 use crate::metrics::{ApiLabel, Metrics};
 
 /// A call that takes longer is given up and tried again later: the API server's own limit is 60 s, and a
@@ -85,6 +85,8 @@ pub enum Other {
     Event,
     /// Lease of a node.
     Lease,
+    /// What a device reported.
+    DeviceStatus,
     /// TokenReview and SubjectAccessReview: asked, not stored.
     Review,
 }
@@ -112,17 +114,11 @@ impl From<Other> for Resource {
 
 impl Resource {
     fn api_resource(self) -> Option<ApiResource> {
-        let of = |group: &str, kind: &str, plural: &str| ApiResource {
-            group: group.to_owned(),
-            version: "v1".to_owned(),
-            api_version: if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") },
-            kind: kind.to_owned(),
-            plural: plural.to_owned(),
-        };
         match self {
             Self::Kind(kind) => kind.resource(),
-            Self::Other(Other::Event) => Some(of("", "Event", "events")),
-            Self::Other(Other::Lease) => Some(of("coordination.k8s.io", "Lease", "leases")),
+            Self::Other(Other::Event) => Some(api_resource("", "Event", "events")),
+            Self::Other(Other::Lease) => Some(api_resource("coordination.k8s.io", "Lease", "leases")),
+            Self::Other(Other::DeviceStatus) => Some(api_resource(DEVICES, "DeviceStatus", "devicestatuses")),
             Self::Other(Other::Review) => None,
         }
     }
@@ -132,6 +128,7 @@ impl Resource {
             Self::Kind(kind) => kind.as_str(),
             Self::Other(Other::Event) => "Event",
             Self::Other(Other::Lease) => "Lease",
+            Self::Other(Other::DeviceStatus) => "DeviceStatus",
             Self::Other(Other::Review) => "Review",
         }
     }

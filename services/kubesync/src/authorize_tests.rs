@@ -19,7 +19,7 @@ struct Cluster {
 }
 
 impl Graph for Cluster {
-    fn pod_node(&self, pod: &Key) -> Option<NodeName> {
+    fn bound_node(&self, _: Kind, pod: &Key) -> Option<NodeName> {
         self.bound.get(pod).map(|n| NodeName::parse(n).unwrap())
     }
 
@@ -51,12 +51,21 @@ fn oracle(cluster: &Cluster, node: &str, verb: Verb, kind: Kind, key: &Key) -> &
             &[Kind::Pod],
             "bound",
         ),
+        // "A node sees and reports only devices assigned to it."
+        (&[Verb::Read, Verb::UpdateStatus, Verb::SetDesired, Verb::Record], &[Kind::Device], "bound"),
         // "Services and EndpointSlices may be read by every node."
         (&[Verb::Read], &[Kind::Service, Kind::EndpointSlice], "any"),
         // "Secrets, ConfigMaps, PVCs only when a pod of the node refers to them."
         (
             &[Verb::Read],
-            &[Kind::Secret, Kind::ConfigMap, Kind::PersistentVolumeClaim, Kind::Namespace, Kind::RuntimeClass],
+            &[
+                Kind::Secret,
+                Kind::ConfigMap,
+                Kind::PersistentVolumeClaim,
+                Kind::Namespace,
+                Kind::RuntimeClass,
+                Kind::DeviceModel,
+            ],
             "referenced",
         ),
         // "PVs through a claim of a pod of the node."
@@ -108,6 +117,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         1 => Just(Verb::Delete),
         1 => Just(Verb::Record),
         1 => Just(Verb::RequestToken),
+        1 => Just(Verb::SetDesired),
     ]
 }
 

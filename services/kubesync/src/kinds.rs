@@ -1,4 +1,4 @@
-//! The kinds that EdgeController serves downwards, and how a node comes to see an object of each.
+//! The kinds that controllers serve downwards, and how a node comes to see an object of each.
 //!
 //! One closed table: the informers, the cache, the views and the authorizer all read it, so that a new
 //! kind is one line here and the compiler shows the rest.
@@ -31,14 +31,18 @@ pub enum Kind {
     RuntimeClass,
     /// Derived from pods; not an object of the API.
     ServiceAccountToken,
+    /// Assigned devices.
+    Device,
+    /// Referred to by devices.
+    DeviceModel,
 }
 
 /// Which objects of a kind a node may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Pods whose `spec.nodeName` is the node.
+    /// Pods or devices whose `spec.nodeName` is the node.
     Bound,
-    /// Objects that the node's pods refer to.
+    /// Objects that those refer to.
     Referenced,
     /// The object whose name is the node's.
     Own,
@@ -49,8 +53,11 @@ pub(crate) enum Scope {
 }
 
 impl Kind {
-    /// All kinds, in the order in which they are watched.
-    pub const ALL: [Self; 11] = [
+    /// What DeviceController serves.
+    pub const DEVICES: [Self; 2] = [Self::Device, Self::DeviceModel];
+
+    /// What EdgeController serves, in the order in which it is watched.
+    pub const CORE: [Self; 11] = [
         Self::Pod,
         Self::ConfigMap,
         Self::Secret,
@@ -63,6 +70,13 @@ impl Kind {
         Self::RuntimeClass,
         Self::ServiceAccountToken,
     ];
+
+    /// All kinds.
+    pub(crate) const ALL: [Self; 13] = {
+        let [a, b, c, d, e, f, g, h, i, j, k] = Self::CORE;
+        let [l, m] = Self::DEVICES;
+        [a, b, c, d, e, f, g, h, i, j, k, l, m]
+    };
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
@@ -78,6 +92,8 @@ impl Kind {
             Self::PersistentVolumeClaim => kinds::PERSISTENT_VOLUME_CLAIM,
             Self::RuntimeClass => kinds::RUNTIME_CLASS,
             Self::ServiceAccountToken => kinds::SERVICE_ACCOUNT_TOKEN,
+            Self::Device => kinds::DEVICE,
+            Self::DeviceModel => kinds::DEVICE_MODEL,
         }
     }
 
@@ -88,7 +104,7 @@ impl Kind {
 
     pub(crate) fn scope(self) -> Scope {
         match self {
-            Self::Pod => Scope::Bound,
+            Self::Pod | Self::Device => Scope::Bound,
             Self::Node => Scope::Own,
             Self::Service | Self::EndpointSlice => Scope::All,
             Self::ServiceAccountToken => Scope::Derived,
@@ -97,7 +113,8 @@ impl Kind {
             | Self::Namespace
             | Self::PersistentVolume
             | Self::PersistentVolumeClaim
-            | Self::RuntimeClass => Scope::Referenced,
+            | Self::RuntimeClass
+            | Self::DeviceModel => Scope::Referenced,
         }
     }
 
@@ -119,21 +136,31 @@ impl Kind {
             Self::PersistentVolume => ("", "persistentvolumes"),
             Self::PersistentVolumeClaim => ("", "persistentvolumeclaims"),
             Self::RuntimeClass => ("node.k8s.io", "runtimeclasses"),
+            Self::Device => (DEVICES, "devices"),
+            Self::DeviceModel => (DEVICES, "devicemodels"),
             Self::ServiceAccountToken => return None,
         };
-        let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
-        Some(ApiResource {
-            group: group.to_owned(),
-            version: "v1".to_owned(),
-            api_version,
-            kind: self.as_str().to_owned(),
-            plural: plural.to_owned(),
-        })
+        Some(api_resource(group, self.as_str(), plural))
     }
 
     /// Whether objects of the kind live in a namespace.
     pub(crate) fn is_namespaced(self) -> bool {
         !matches!(self, Self::Node | Self::Namespace | Self::PersistentVolume | Self::RuntimeClass)
+    }
+}
+
+/// The group of devices, KubeEdge's.
+pub(crate) const DEVICES: &str = "devices.kubeedge.io";
+
+/// A resource; devices are at v1beta1, everything else at v1.
+pub(crate) fn api_resource(group: &str, kind: &str, plural: &str) -> ApiResource {
+    let version = if group == DEVICES { "v1beta1" } else { "v1" };
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
     }
 }
 

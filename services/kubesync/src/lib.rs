@@ -29,7 +29,9 @@ mod view;
 mod work;
 
 pub use api::{ApiError, KubeApi, Other, Resource};
-pub use authorize::{Decision, Graph, NOT_ALLOWED, NOT_REFERENCED, OTHER_NODE, OTHER_NODES_POD, Verb, authorize};
+pub use authorize::{
+    Decision, Graph, NOT_ALLOWED, NOT_REFERENCED, OTHER_NODE, OTHER_NODES_DEVICE, OTHER_NODES_POD, Verb, authorize,
+};
 pub use cache::{Cache, Inner, PodToken, Wake};
 pub use confirm::{Confirm, Confirmer, confirm, prove};
 pub use events::{Recorded, Tell, Told, create_or_count, cut, tell};
@@ -43,6 +45,6 @@ pub use sessions::{OnFence, SESSION, Sessions};
 pub use sink::SinkService;
 pub use source::SourceService;
 pub use subs::Subs;
-pub use trim::{Facts, NodeFacts, PodFacts, Trimmed, compress, quick_hash};
+pub use trim::{BoundFacts, Facts, NodeFacts, Trimmed, compress, quick_hash};
 pub use view::{Derive, encoding};
 pub use work::{RateLimit, RatePerKey, WorkSet};

@@ -27,6 +27,9 @@ const DROPPED_ANNOTATIONS: [&str; 4] = [
     "control-plane.alpha.kubernetes.io/leader",
 ];
 
+/// What older YAML of KubeEdge configures in the status of a Device.
+const OLDER_DEVICE_STATUS: [&str; 2] = ["reportToCloud", "reportCycle"];
+
 /// zstd level: above 3 the time grows faster than the bytes shrink on bodies of a few KiB.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -53,8 +56,8 @@ pub enum Facts {
     /// Nothing.
     #[default]
     None,
-    /// A pod that is bound to a node.
-    Pod(Box<PodFacts>),
+    /// A pod or device that is bound to a node.
+    Bound(Box<BoundFacts>),
     /// The volume that a claim is bound to.
     Claim(Option<Key>),
     /// The claim that a volume is bound to.
@@ -63,16 +66,16 @@ pub enum Facts {
     Node(NodeFacts),
 }
 
-/// Facts about a bound pod.
+/// Facts about a bound pod or device.
 #[derive(Debug, Clone)]
-pub struct PodFacts {
+pub struct BoundFacts {
     /// The node that it is bound to.
     pub node: NodeName,
     /// What it refers to.
     pub objects: Vec<(Kind, Key)>,
     /// Tokens that it mounts.
     pub tokens: Vec<TokenSpec>,
-    /// Succeeded or Failed: it needs no fresh tokens.
+    /// A pod that has Succeeded or Failed: it needs no fresh tokens.
     pub finished: bool,
     /// Hash of the status in the API, to compare with what a report left there.
     pub status_hash: u64,
@@ -117,6 +120,16 @@ pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject
         if annotations.is_empty() {
             meta.annotations = None;
         }
+    }
+    if let (Kind::Device, Some(data)) = (kind, object.data.as_object_mut()) {
+        // A Device has no status subresource: each write of its status counts in its generation.
+        if let Some(Value::Object(status)) = data.get_mut("status") {
+            status.retain(|field, _| OLDER_DEVICE_STATUS.contains(&field.as_str()));
+            if status.is_empty() {
+                data.remove("status");
+            }
+        }
+        object.metadata.generation = None;
     }
     if let Some(data) = object.data.as_object_mut()
         && matches!(kind, Kind::Pod | Kind::Node)
@@ -184,12 +197,24 @@ fn facts(kind: Kind, key: &Key, uid: &Arc<str>, data: &Value) -> Option<Facts> {
             let node = spec.get("nodeName").and_then(Value::as_str).and_then(|name| NodeName::parse(name).ok())?;
             let references = refs::of_pod(&key.namespace, &key.name, uid, spec);
             let finished = matches!(status.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
-            Facts::Pod(Box::new(PodFacts {
+            Facts::Bound(Box::new(BoundFacts {
                 node,
                 objects: references.objects,
                 tokens: references.tokens,
                 finished,
                 status_hash: quick_hash(status),
+            }))
+        }
+        Kind::Device => {
+            let node = spec.get("nodeName").and_then(Value::as_str).and_then(|name| NodeName::parse(name).ok())?;
+            let model = spec.get("deviceModelRef").and_then(|model| model.get("name")).and_then(Value::as_str);
+            let model = model.and_then(|name| Key::checked(&key.namespace, name).ok());
+            Facts::Bound(Box::new(BoundFacts {
+                node,
+                objects: model.map(|model| (Kind::DeviceModel, model)).into_iter().collect(),
+                tokens: Vec::new(),
+                finished: false,
+                status_hash: 0,
             }))
         }
         Kind::PersistentVolumeClaim => {
@@ -244,7 +269,7 @@ mod tests {
             assert!(body["metadata"].get(gone).is_none(), "{gone}");
         }
         assert!(body.get("status").is_none());
-        let (Facts::Pod(a), Facts::Pod(b)) = (a.facts, b.facts) else { panic!("no facts") };
+        let (Facts::Bound(a), Facts::Bound(b)) = (a.facts, b.facts) else { panic!("no facts") };
         assert_ne!(a.status_hash, b.status_hash);
     }
 
@@ -265,6 +290,27 @@ mod tests {
         assert_eq!(gated("other", "True", "x").version, gated("other", "False", "y").version);
         let body: Value = serde_json::from_slice(&gated("other", "True", "x").body).unwrap();
         assert!(body.get("status").is_none());
+    }
+
+    #[test]
+    fn a_status_of_a_device_changes_no_version() {
+        let resource = Kind::Device.resource().unwrap();
+        let device = |status: Value, generation: u64, node: Value| {
+            let value = json!({"metadata": {"name": "d", "namespace": "b", "generation": generation},
+                "spec": {"nodeName": node, "deviceModelRef": {"name": "m"}}, "status": status});
+            trim(Kind::Device, &resource, object(value))
+        };
+        let a = device(json!({"state": "online"}), 1, json!("edge-1")).unwrap();
+        assert_eq!(a.version, device(Value::Null, 7, json!("edge-1")).unwrap().version);
+        let older = device(json!({"reportCycle": 5, "state": "online"}), 1, json!("edge-1")).unwrap();
+        let body: Value = serde_json::from_slice(&older.body).unwrap();
+        assert_eq!(body["status"], json!({"reportCycle": 5}));
+        assert_eq!(body["apiVersion"], "devices.kubeedge.io/v1beta1");
+        let Facts::Bound(facts) = a.facts else { panic!("no facts") };
+        assert_eq!(facts.objects, [(Kind::DeviceModel, Key::new("b", "m"))]);
+        for nobody in [Value::Null, json!(""), json!("../x")] {
+            assert!(device(Value::Null, 1, nobody).is_none());
+        }
     }
 
     #[test]

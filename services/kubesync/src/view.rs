@@ -68,7 +68,7 @@ impl View for NodeView<'_> {
         let synced = self.cache.is_synced(self.kind);
         match self.kind.scope() {
             Scope::Own | Scope::Bound | Scope::All => synced,
-            Scope::Referenced | Scope::Derived => synced && self.cache.pods_complete(self.node),
+            Scope::Referenced | Scope::Derived => synced && self.cache.bound_complete(self.node),
         }
     }
 }

@@ -221,6 +221,7 @@ async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks, stop: drain::Watch) -> 
         credentials: config.data_dir.join(places::EDGE_CREDENTIALS),
         store: config.data_dir.join(places::EDGE_STORE),
         services: true,
+        devices: true,
         times: skerry_edgehub::LinkTimes::default(),
     };
     let listen = skerry_edgehub::Listen::Socket(config.data_dir.join(places::EDGE_SOCKET));

@@ -62,6 +62,7 @@ impl Edge {
             credentials,
             store: folder.join("store"),
             services: true,
+            devices: false,
             times: LinkTimes::default(),
         };
         let (listener, connector) = skerry_rpc::pipe();

@@ -177,6 +177,7 @@ impl Fixture {
             credentials,
             store: folder.join("store"),
             services: true,
+            devices: false,
             times: LinkTimes { retry_soon: Duration::from_millis(500), ..LinkTimes::default() },
         };
         let (listener, connector) = skerry_rpc::pipe();

@@ -39,9 +39,9 @@ impl Applier {
         if !job.key.namespace.is_empty() && &*job.key.namespace != namespace {
             return Err(Applied::rejected("an Event belongs to the namespace of its object"));
         }
-        if kind == Kind::Pod && self.cache.pod(&key).is_none() {
+        if kind == Kind::Pod && self.cache.bound(&key).is_none() {
             self.prove(kind, &key).await?;
-            if self.cache.pod(&key).is_none() {
+            if self.cache.bound(&key).is_none() {
                 // The pod is gone. Its last Events are still worth having, but nothing proves any more that
                 // it was this node's.
                 return Ok(Applied::Committed);

@@ -83,7 +83,7 @@ impl Apply for Applier {
     fn rejected(&self, job: &Job, reason: &str) {
         let own = Key::new("", job.node.as_str());
         let pod = matches!(job.kind, kinds::POD_STATUS | kinds::POD_DELETION)
-            && self.cache.pod(&job.key).is_some_and(|(_, facts)| facts.node == job.node);
+            && self.cache.bound(&job.key).is_some_and(|(_, facts)| facts.node == job.node);
         let (kind, key) = if pod { (Kind::Pod, &job.key) } else { (Kind::Node, &own) };
         let message = format!("{} of {}: {reason}", job.kind, job.key);
         self.tell.warn(&job.node, kind, key, "ReportRejected", &message);

@@ -86,10 +86,10 @@ impl Applier {
     /// Finds the pod of a report. What the cache has is believed when the uid is the reported one;
     /// otherwise the API server is asked, because the cache may be behind.
     async fn target(&self, job: &Job, uid: &str, verb: Verb) -> Result<Target, Applied> {
-        if self.cache.pod(&job.key).is_none_or(|(known, _)| &*known != uid) {
+        if self.cache.bound(&job.key).is_none_or(|(known, _)| &*known != uid) {
             self.prove(Kind::Pod, &job.key).await?;
         }
-        match self.cache.pod(&job.key) {
+        match self.cache.bound(&job.key) {
             Some((known, facts)) if &*known == uid => {
                 self.allowed(job, verb, Kind::Pod, &job.key).await?;
                 Ok(Target::Here(facts.status_hash))

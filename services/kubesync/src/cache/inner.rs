@@ -11,7 +11,7 @@ use super::Wake;
 use super::gone::Gone;
 use crate::kinds::{Kind, Scope};
 use crate::refs::TokenSpec;
-use crate::trim::{Facts, PodFacts, Trimmed};
+use crate::trim::{BoundFacts, Facts, Trimmed};
 
 /// Whether a key is there.
 #[derive(Debug)]
@@ -67,20 +67,34 @@ struct KindStore {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inner {
+    /// The kind whose objects are bound to nodes.
+    bound: Kind,
     kinds: HashMap<Kind, KindStore>,
     sequence: u64,
-    pods_by_node: HashMap<NodeName, BTreeSet<Key>>,
-    /// Which nodes' pods refer to an object, and how many of them.
+    bound_by_node: HashMap<NodeName, BTreeSet<Key>>,
+    /// Which nodes' bound objects refer to an object, and how many of them.
     referrers: HashMap<(Kind, Key), HashMap<NodeName, u32>>,
-    /// Nodes that said what pods they hold, with those of which it is not yet known whether they exist.
+    /// Nodes that said what bound objects they hold, with those of which it is not yet known whether they exist.
     declared: HashMap<NodeName, HashSet<Key>>,
-    /// The same the other way round: a pod whose existence is not settled, and the nodes that hold it.
+    /// The same the other way round: a bound object whose existence is not settled, and the nodes that hold it.
     awaited: HashMap<Key, HashSet<NodeName>>,
 }
 
 impl Inner {
+    pub(super) fn new(bound: Kind) -> Self {
+        Self {
+            bound,
+            kinds: HashMap::new(),
+            sequence: 0,
+            bound_by_node: HashMap::new(),
+            referrers: HashMap::new(),
+            declared: HashMap::new(),
+            awaited: HashMap::new(),
+        }
+    }
+
     fn store(&mut self, kind: Kind) -> &mut KindStore {
         self.kinds.entry(kind).or_default()
     }
@@ -94,16 +108,16 @@ impl Inner {
         self.entry(kind, key).map(|entry| &entry.object)
     }
 
-    /// The pod's uid and facts.
-    pub(crate) fn pod(&self, key: &Key) -> Option<(&Arc<str>, &PodFacts)> {
-        match self.get(Kind::Pod, key) {
-            Some(Trimmed { uid, facts: Facts::Pod(facts), .. }) => Some((uid, facts)),
+    /// The bound object's uid and facts.
+    pub(crate) fn bound(&self, key: &Key) -> Option<(&Arc<str>, &BoundFacts)> {
+        match self.get(self.bound, key) {
+            Some(Trimmed { uid, facts: Facts::Bound(facts), .. }) => Some((uid, facts)),
             _ => None,
         }
     }
 
     pub(crate) fn is_synced(&self, kind: Kind) -> bool {
-        let kind = if kind == Kind::ServiceAccountToken { Kind::Pod } else { kind };
+        let kind = if kind == Kind::ServiceAccountToken { self.bound } else { kind };
         self.kinds.get(&kind).is_some_and(|store| store.synced)
     }
 
@@ -133,25 +147,27 @@ impl Inner {
 
     // ---- what a node may see ----
 
-    /// Whether everything about the node's pods is known: the first list has ended, the node said what
+    /// Whether everything about the node's bound objects is known: the first list has ended, the node said what
     /// it holds, and the existence of each of those is settled. Only then may an object be called
     /// unreferenced.
-    pub fn pods_complete(&self, node: &NodeName) -> bool {
-        self.is_synced(Kind::Pod) && self.declared.get(node).is_some_and(HashSet::is_empty)
+    pub fn bound_complete(&self, node: &NodeName) -> bool {
+        self.is_synced(self.bound) && self.declared.get(node).is_some_and(HashSet::is_empty)
     }
 
     /// What a node may be told about a key. The one place that decides it.
     pub(crate) fn visible(&self, node: &NodeName, kind: Kind, key: &Key) -> Sight<'_> {
         match kind.scope() {
             Scope::Own if &*key.name != node.as_str() || !key.namespace.is_empty() => Sight::Absent,
-            Scope::Bound => match self.pod(key) {
-                // A pod cannot move: one that is bound elsewhere is another pod of the same name.
+            // Of another kind than what this cache knows as bound.
+            Scope::Bound if kind != self.bound => Sight::Unsettled,
+            Scope::Bound => match self.bound(key) {
+                // A pod cannot move: one that is bound elsewhere is another pod of the same name. A device can.
                 Some((_, facts)) if facts.node != *node => Sight::Absent,
                 _ => self.sight(kind, key),
             },
             Scope::Own | Scope::All => self.sight(kind, key),
             Scope::Referenced if self.refers(node, kind, key) => self.sight(kind, key),
-            Scope::Referenced if self.pods_complete(node) && self.claims_settled(node, kind) => Sight::Absent,
+            Scope::Referenced if self.bound_complete(node) && self.claims_settled(node, kind) => Sight::Absent,
             Scope::Referenced => Sight::Unsettled,
             // Tokens are not in the cache: see `token`.
             Scope::Derived => Sight::Unsettled,
@@ -171,7 +187,7 @@ impl Inner {
         }
     }
 
-    /// Whether a pod of the node refers to the object.
+    /// Whether a bound object of the node refers to the object.
     pub(crate) fn refers(&self, node: &NodeName, kind: Kind, key: &Key) -> bool {
         if kind == Kind::PersistentVolume {
             return self.volumes(node).any(|volume| volume == key);
@@ -188,13 +204,13 @@ impl Inner {
                     .all(|claim| self.proof(Kind::PersistentVolumeClaim, claim) != Proof::None))
     }
 
-    fn pods(&self, node: &NodeName) -> impl Iterator<Item = (&Key, &Arc<str>, &PodFacts)> {
-        let keys = self.pods_by_node.get(node).into_iter().flatten();
-        keys.filter_map(|key| self.pod(key).map(|(uid, facts)| (key, uid, facts)))
+    fn bound_to(&self, node: &NodeName) -> impl Iterator<Item = (&Key, &Arc<str>, &BoundFacts)> {
+        let keys = self.bound_by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| self.bound(key).map(|(uid, facts)| (key, uid, facts)))
     }
 
     fn referenced(&self, node: &NodeName, kind: Kind) -> impl Iterator<Item = &Key> {
-        self.pods(node)
+        self.bound_to(node)
             .flat_map(|(_, _, facts)| facts.objects.iter())
             .filter_map(move |(k, key)| (*k == kind).then_some(key))
     }
@@ -212,7 +228,8 @@ impl Inner {
     pub(crate) fn keys(&self, node: &NodeName, kind: Kind) -> Vec<Key> {
         match kind.scope() {
             Scope::Own => vec![Key::new("", node.as_str())],
-            Scope::Bound => self.pods_by_node.get(node).into_iter().flatten().cloned().collect(),
+            Scope::Bound if kind != self.bound => Vec::new(),
+            Scope::Bound => self.bound_by_node.get(node).into_iter().flatten().cloned().collect(),
             Scope::All => self.kinds.get(&kind).map(|s| s.entries.keys().cloned().collect()).unwrap_or_default(),
             Scope::Referenced if kind == Kind::PersistentVolume => self.volumes(node).cloned().collect(),
             Scope::Referenced => {
@@ -220,14 +237,14 @@ impl Inner {
                 keys.into_iter().cloned().collect()
             }
             Scope::Derived => {
-                self.pods(node).flat_map(|(_, _, facts)| facts.tokens.iter().map(|t| t.key.clone())).collect()
+                self.bound_to(node).flat_map(|(_, _, facts)| facts.tokens.iter().map(|t| t.key.clone())).collect()
             }
         }
     }
 
     /// The token of a pod of the node with this key.
     pub fn token(&self, node: &NodeName, key: &Key) -> Option<PodToken> {
-        self.pods(node).filter(|(pod, ..)| pod.namespace == key.namespace).find_map(|(pod, uid, facts)| {
+        self.bound_to(node).filter(|(pod, ..)| pod.namespace == key.namespace).find_map(|(pod, uid, facts)| {
             let spec = facts.tokens.iter().find(|token| token.key == *key)?.clone();
             Some(PodToken { spec, pod: Arc::clone(&pod.name), uid: Arc::clone(uid), finished: facts.finished })
         })
@@ -242,7 +259,7 @@ impl Inner {
         let key = object.key.clone();
         let mut wakes = Vec::new();
         let new_pod = match &object.facts {
-            Facts::Pod(facts) => Some(facts.clone()),
+            Facts::Bound(facts) => Some(facts.clone()),
             _ => None,
         };
         let store = self.store(kind);
@@ -253,11 +270,11 @@ impl Inner {
             || old.as_ref().is_none_or(|old| self.get(kind, &key).is_none_or(|new| new.version != old.version));
         if let Some(new) = &new_pod {
             let old_pod = match old.as_ref().map(|old| &old.facts) {
-                Some(Facts::Pod(facts)) => Some(facts.clone()),
+                Some(Facts::Bound(facts)) => Some(facts.clone()),
                 _ => None,
             };
             self.reindex(&key, old_pod.as_deref(), Some(new), &mut wakes);
-            self.settle_pod(&key, &mut wakes);
+            self.settle(&key, &mut wakes);
         }
         if changed {
             if let Some(old) = &old {
@@ -268,11 +285,11 @@ impl Inner {
         wakes
     }
 
-    /// Lets a pod's names share their memory with those that are known: thousands of pods refer to the same
+    /// Lets a bound object's names share their memory with those that are known: thousands of pods refer to the same
     /// few objects, and live in a few namespaces.
     fn share(&self, object: &mut Trimmed) {
-        let Facts::Pod(facts) = &mut object.facts else { return };
-        if let Some((node, _)) = self.pods_by_node.get_key_value(&facts.node) {
+        let Facts::Bound(facts) = &mut object.facts else { return };
+        if let Some((node, _)) = self.bound_by_node.get_key_value(&facts.node) {
             facts.node = node.clone();
         }
         for slot in &mut facts.objects {
@@ -298,12 +315,12 @@ impl Inner {
         store.gone.insert(key.clone());
         if let Some(old) = &old {
             self.wakes_of(kind, old, &mut wakes);
-            if let Facts::Pod(facts) = &old.facts {
+            if let Facts::Bound(facts) = &old.facts {
                 self.reindex(key, Some(facts), None, &mut wakes);
             }
         }
-        if kind == Kind::Pod {
-            self.settle_pod(key, &mut wakes);
+        if kind == self.bound {
+            self.settle(key, &mut wakes);
             // Whoever held it without our knowing which node that was asks through its declaration.
         }
         wakes
@@ -316,7 +333,7 @@ impl Inner {
             Scope::Own => {
                 NodeName::parse(&key.name).map(|node| vec![Wake::Key(node, kind, key.clone())]).unwrap_or_default()
             }
-            Scope::Bound => match self.pod(key) {
+            Scope::Bound => match self.bound(key) {
                 Some((_, facts)) => vec![Wake::Key(facts.node.clone(), kind, key.clone())],
                 // A pod that is not known may be held by any node; those that hold it look.
                 None => vec![Wake::All(kind, key.clone())],
@@ -340,7 +357,7 @@ impl Inner {
         let (claim, volume) = match &object.facts {
             Facts::Claim(Some(volume)) => (object.key.clone(), volume.clone()),
             Facts::Volume(Some(claim)) => (claim.clone(), object.key.clone()),
-            Facts::Pod(facts) => return wakes.push(Wake::Key(facts.node.clone(), kind, object.key.clone())),
+            Facts::Bound(facts) => return wakes.push(Wake::Key(facts.node.clone(), kind, object.key.clone())),
             _ => return,
         };
         for node in self.referrers.get(&(Kind::PersistentVolumeClaim, claim)).into_iter().flat_map(HashMap::keys) {
@@ -348,7 +365,7 @@ impl Inner {
         }
     }
 
-    fn reindex(&mut self, key: &Key, old: Option<&PodFacts>, new: Option<&PodFacts>, wakes: &mut Vec<Wake>) {
+    fn reindex(&mut self, key: &Key, old: Option<&BoundFacts>, new: Option<&BoundFacts>, wakes: &mut Vec<Wake>) {
         if let (Some(old), Some(new)) = (old, new)
             && old.node == new.node
             && old.objects == new.objects
@@ -358,7 +375,7 @@ impl Inner {
         }
         // New edges first, so that an object that both refer to never seems unreferenced.
         if let Some(new) = new {
-            self.pods_by_node.entry(new.node.clone()).or_default().insert(key.clone());
+            self.bound_by_node.entry(new.node.clone()).or_default().insert(key.clone());
             for (kind, object) in &new.objects {
                 *self.referrers.entry((*kind, object.clone())).or_default().entry(new.node.clone()).or_default() += 1;
                 wakes.push(Wake::Key(new.node.clone(), *kind, object.clone()));
@@ -368,11 +385,11 @@ impl Inner {
         }
         if let Some(old) = old {
             if new.is_none_or(|new| new.node != old.node)
-                && let Some(pods) = self.pods_by_node.get_mut(&old.node)
+                && let Some(pods) = self.bound_by_node.get_mut(&old.node)
             {
                 pods.remove(key);
                 if pods.is_empty() {
-                    self.pods_by_node.remove(&old.node);
+                    self.bound_by_node.remove(&old.node);
                 }
             }
             for (kind, object) in &old.objects {
@@ -431,6 +448,7 @@ impl Inner {
     }
 
     pub(crate) fn init_done(&mut self, kind: Kind) -> (Vec<Wake>, Vec<Key>) {
+        let bound = self.bound;
         let store = self.store(kind);
         let listed = store.listed.take().unwrap_or_default();
         let suspects = store.entries.keys().filter(|key| !listed.contains(*key)).cloned().collect();
@@ -438,8 +456,8 @@ impl Inner {
         store.synced = true;
         let wakes = match (first, kind) {
             (false, _) => Vec::new(),
-            // Everything that is derived from pods waits for their first list.
-            (true, Kind::Pod) => Kind::ALL.into_iter().map(Wake::Kind).collect(),
+            // Everything that follows from what is bound waits for its first list.
+            (true, kind) if kind == bound => Kind::ALL.into_iter().map(Wake::Kind).collect(),
             (true, Kind::PersistentVolumeClaim) => vec![Wake::Kind(kind), Wake::Kind(Kind::PersistentVolume)],
             (true, _) => vec![Wake::Kind(kind)],
         };
@@ -448,15 +466,15 @@ impl Inner {
 
     // ---- what nodes hold ----
 
-    pub(crate) fn declare(&mut self, node: &NodeName, held_pods: Vec<Key>) -> Vec<Wake> {
+    pub(crate) fn declare(&mut self, node: &NodeName, held: Vec<Key>) -> Vec<Wake> {
         self.undeclare(node);
         let unproven: HashSet<Key> =
-            held_pods.into_iter().filter(|key| self.proof(Kind::Pod, key) == Proof::None).collect();
+            held.into_iter().filter(|key| self.proof(self.bound, key) == Proof::None).collect();
         for key in &unproven {
             self.awaited.entry(key.clone()).or_default().insert(node.clone());
         }
         self.declared.insert(node.clone(), unproven);
-        if self.pods_complete(node) { vec![Wake::Node(node.clone())] } else { Vec::new() }
+        if self.bound_complete(node) { vec![Wake::Node(node.clone())] } else { Vec::new() }
     }
 
     pub(crate) fn undeclare(&mut self, node: &NodeName) {
@@ -470,8 +488,8 @@ impl Inner {
         }
     }
 
-    /// The existence of a pod is settled now.
-    fn settle_pod(&mut self, key: &Key, wakes: &mut Vec<Wake>) {
+    /// The existence of a bound object is settled now.
+    fn settle(&mut self, key: &Key, wakes: &mut Vec<Wake>) {
         for node in self.awaited.remove(key).into_iter().flatten() {
             if let Some(unproven) = self.declared.get_mut(&node) {
                 unproven.remove(key);

@@ -1,5 +1,5 @@
-//! What EdgeController knows of the cluster: trimmed bytes, and the index from nodes over pods to what
-//! they refer to.
+//! What a controller knows of the cluster: trimmed bytes, and the index from nodes over what is bound to them
+//! (pods, or devices) to what that refers to.
 //!
 //! Written by the informers, the confirmer and the token minter; read by the views of all subscriptions.
 //! Sync code behind one `RwLock` that is never held across an await.
@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use skerry_common::{Key, NodeName};
 
 use crate::kinds::Kind;
-use crate::trim::{PodFacts, Trimmed};
+use crate::trim::{BoundFacts, Trimmed};
 
 pub(crate) use inner::Sight;
 pub use inner::{Inner, PodToken};
@@ -48,12 +48,18 @@ pub(crate) struct Snapshot {
 }
 
 /// Shared handle; see the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Cache {
     inner: Arc<RwLock<Inner>>,
 }
 
 impl Cache {
+    /// An empty cache. `bound` is the kind whose objects belong to a node each, and decide with what they refer
+    /// to what else the node may see: pods, or devices.
+    pub fn new(bound: Kind) -> Self {
+        Self { inner: Arc::new(RwLock::new(Inner::new(bound))) }
+    }
+
     /// Read access, for a few lookups at once. Never keep it across an await.
     pub fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
@@ -120,19 +126,19 @@ impl Cache {
         }
     }
 
-    /// A node said which pods it holds.
-    pub(crate) fn declare(&self, node: &NodeName, held_pods: Vec<Key>) -> Vec<Wake> {
-        self.write().declare(node, held_pods)
+    /// A node said which bound objects it holds.
+    pub(crate) fn declare(&self, node: &NodeName, held: Vec<Key>) -> Vec<Wake> {
+        self.write().declare(node, held)
     }
 
-    /// The node's pod subscription ended.
+    /// The node's subscription to what is bound ended.
     pub(crate) fn undeclare(&self, node: &NodeName) {
         self.write().undeclare(node);
     }
 
-    /// Facts of a pod, if it is known.
-    pub fn pod(&self, key: &Key) -> Option<(Arc<str>, PodFacts)> {
-        self.read().pod(key).map(|(uid, facts)| (Arc::clone(uid), facts.clone()))
+    /// Uid and facts of a bound object, if it is known.
+    pub fn bound(&self, key: &Key) -> Option<(Arc<str>, BoundFacts)> {
+        self.read().bound(key).map(|(uid, facts)| (Arc::clone(uid), facts.clone()))
     }
 }
 

@@ -38,7 +38,7 @@ fn key(name: &str) -> Key {
 }
 
 fn synced() -> Cache {
-    let cache = Cache::default();
+    let cache = Cache::new(Kind::Pod);
     for kind in Kind::ALL {
         cache.init(kind);
         cache.init_done(kind);
@@ -74,7 +74,7 @@ fn a_node_sees_its_pods_and_what_they_refer_to() {
 
 #[test]
 fn before_the_first_list_nothing_is_absent() {
-    let cache = Cache::default();
+    let cache = Cache::new(Kind::Pod);
     cache.init(Kind::Pod);
     cache.declare(&node("n1"), vec![key("web")]);
     assert_eq!(sight(&cache, "n1", Kind::Pod, "web"), "unsettled");
