@@ -123,10 +123,11 @@ pub(crate) fn trim(kind: Kind, resource: &ApiResource, mut object: DynamicObject
     }
     if let (Kind::Device, Some(data)) = (kind, object.data.as_object_mut()) {
         // A Device has no status subresource: each write of its status counts in its generation.
-        if let Some(Value::Object(status)) = data.get_mut("status") {
-            status.retain(|field, _| OLDER_DEVICE_STATUS.contains(&field.as_str()));
-            if status.is_empty() {
-                data.remove("status");
+        let mut status = data.remove("status").unwrap_or_default();
+        if let Some(fields) = status.as_object_mut() {
+            fields.retain(|field, _| OLDER_DEVICE_STATUS.contains(&field.as_str()));
+            if !fields.is_empty() {
+                data.insert("status".to_owned(), status);
             }
         }
         object.metadata.generation = None;
