@@ -26,6 +26,22 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
+/// Runs a benchmark until it ends, or until it is told to end: then what it has started is taken away too.
+///
+/// # Errors
+/// Those of the benchmark.
+pub fn run<F: Future<Output = anyhow::Result<()>>>(benchmark: F) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            ended = benchmark => ended,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = terminate.recv() => anyhow::bail!("terminated"),
+        }
+    })
+}
+
 /// Says what is going on to the person who waits.
 #[expect(clippy::print_stderr, reason = "progress for the person who waits")]
 pub fn say(text: &str) {

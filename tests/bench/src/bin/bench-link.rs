@@ -67,11 +67,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let run = || -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(bench(Args::parse()))
-    };
-    skerry_bench::exit(run())
+    skerry_bench::exit(skerry_bench::run(bench(Args::parse())))
 }
 
 async fn bench(args: Args) -> anyhow::Result<()> {

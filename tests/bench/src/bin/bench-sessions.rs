@@ -50,8 +50,7 @@ fn main() -> ExitCode {
         // A connection is a file, here and in the hub, which inherits the limit.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(bench(Args::parse()))
+        skerry_bench::run(bench(Args::parse()))
     };
     skerry_bench::exit(run())
 }
