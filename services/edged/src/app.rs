@@ -67,7 +67,7 @@ impl Edged {
         telemetry: &skerry_telemetry::Registry,
     ) -> Result<Self, Error> {
         config.check()?;
-        let kernel = Kernel::new(&config.allowed_unsafe_sysctls).map_err(Error::Options)?;
+        let kernel = Kernel::new(&config.node.allowed_unsafe_sysctls).map_err(Error::Options)?;
         let socket = find::socket(config.runtime_endpoint.as_deref())?;
         for dir in [&config.root_dir, &config.pod_log_dir] {
             tokio::fs::create_dir_all(dir).await.map_err(|e| Error::io(dir, e))?;
@@ -92,7 +92,8 @@ impl Edged {
         let (pressure, pressure_rx) = watch::channel(Pressure::default());
         let outbox = Outbox::default();
         let (failures, failures_rx) = mpsc::channel(FAILURES);
-        let cgroups = Cgroups::new(&config.cgroup_root, config.pod_pids_limit);
+        let throttling = config.node.memory_qos.then_some(config.node.memory_throttling_factor);
+        let cgroups = Cgroups::new(&config.cgroup_root, config.node.pod_pids_limit);
         let objects = Objects::default();
         match &config.static_pod_path {
             Some(dir) => tokio::fs::create_dir_all(dir).await.map_err(|e| Error::io(dir, e))?,
@@ -103,8 +104,8 @@ impl Edged {
             root: config.root_dir.clone(),
             log_dir: config.pod_log_dir.clone(),
             cluster_dns: ClusterDns {
-                servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
-                domain: config.cluster_domain.clone(),
+                servers: config.node.cluster_dns.iter().map(ToString::to_string).collect(),
+                domain: config.node.cluster_domain.clone(),
             },
             cri: Cri::new(&socket, &node),
             objects,
@@ -120,10 +121,10 @@ impl Edged {
             log_links: config.log_links(),
             pressure: pressure_rx,
             starts: Semaphore::new(parallel_starts()),
-            resources: cgroups.node(node::memory_capacity(), config.memory_qos),
+            resources: cgroups.node(node::memory_capacity(), throttling),
             cgroups,
             kernel,
-            user_namespaces: UserNamespaces::load(&config.root_dir, config.max_pods),
+            user_namespaces: UserNamespaces::load(&config.root_dir, config.node.max_pods),
             started: tokio::time::Instant::now(),
             streams: telemetry.sub("edged", Streams::new),
             api_port: server.as_ref().map(Server::port),

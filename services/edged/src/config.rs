@@ -24,10 +24,6 @@ const DEFAULT_LOGS: &str = "/var/log/pods";
 const DEFAULT_LINKS: &str = "/var/log/containers";
 /// The control group above all pods. Not the kubelet's name, so that both can be told apart.
 pub const DEFAULT_CGROUP_ROOT: &str = "skerrypods";
-/// The kubelet's.
-const DEFAULT_MAX_PODS: u32 = 110;
-/// What nearly every cluster uses.
-const DEFAULT_DOMAIN: &str = "cluster.local";
 
 /// See the module documentation.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,12 +46,6 @@ pub struct Config {
     /// Address of this machine that pods and the cloud use; found by itself when not set.
     #[serde(default)]
     pub node_ip: Option<std::net::IpAddr>,
-    /// Addresses of the cluster's DNS; without them pods use the resolver of this machine.
-    #[serde(default)]
-    pub cluster_dns: Vec<std::net::IpAddr>,
-    /// Domain of the cluster.
-    #[serde(default = "domain")]
-    pub cluster_domain: String,
     /// Labels of the Node, besides the usual ones.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -65,26 +55,13 @@ pub struct Config {
     /// Control group above all pods.
     #[serde(default = "cgroup_root")]
     pub cgroup_root: String,
-    /// Kernel parameters that pods may set beside the safe ones: names, or beginnings with a star.
-    #[serde(default)]
-    pub allowed_unsafe_sysctls: Vec<String>,
-    /// Processes that one pod may have; -1 is no limit.
-    #[serde(default = "unlimited")]
-    pub pod_pids_limit: i64,
-    /// With version 2 of control groups: guarantee memory that is requested and throttle what is used
-    /// above it.
-    #[serde(default)]
-    pub memory_qos: bool,
     /// The kubelet API; not served without it.
     #[serde(default)]
     pub api: Option<Api>,
-    /// Pods that the node offers to run.
-    #[serde(default = "max_pods")]
-    pub max_pods: u32,
     /// Directory of manifests of pods that run whatever the API says; none when not set.
     #[serde(default)]
     pub static_pod_path: Option<PathBuf>,
-    /// Reservations, eviction, images, logs, shutdown.
+    /// What users of the kubelet know from its configuration.
     #[serde(default)]
     pub node: NodeConfig,
 }
@@ -157,16 +134,10 @@ impl Config {
             runtime_endpoint: None,
             edgehub: edgehub(),
             node_ip: None,
-            cluster_dns: Vec::new(),
-            cluster_domain: domain(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
             cgroup_root: cgroup_root(),
-            allowed_unsafe_sysctls: Vec::new(),
-            pod_pids_limit: unlimited(),
-            memory_qos: false,
             api: None,
-            max_pods: max_pods(),
             static_pod_path: None,
             node: NodeConfig::default(),
         }
@@ -202,9 +173,6 @@ impl Config {
         if self.api.as_ref().is_some_and(|a| a.tls_cert_file.is_some() != a.tls_private_key_file.is_some()) {
             return bad("tlsCertFile and tlsPrivateKeyFile belong together".into());
         }
-        if self.max_pods == 0 {
-            return bad("maxPods must be at least 1".into());
-        }
         self.node.check()
     }
 }
@@ -225,20 +193,8 @@ fn api_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], DEFAULT_API_PORT))
 }
 
-fn domain() -> String {
-    DEFAULT_DOMAIN.into()
-}
-
 fn cgroup_root() -> String {
     DEFAULT_CGROUP_ROOT.into()
-}
-
-fn unlimited() -> i64 {
-    -1
-}
-
-fn max_pods() -> u32 {
-    DEFAULT_MAX_PODS
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! How the node looks after itself: reservations, eviction, images, logs, shutdown.
+//! How the node runs pods and looks after itself: DNS, limits, reservations, eviction, images, logs, shutdown.
 //!
 //! Part of [`crate::Config`]. Names and defaults are those of the kubelet's configuration, so that
 //! what users know and wrote before keeps its meaning. Durations are written as `1m30s`. Wrong values
 //! are refused at the start, each with its key.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::error::Error;
 use crate::eviction::Threshold;
 use crate::resources;
 
+/// What nearly every cluster uses.
+const DEFAULT_DOMAIN: &str = "cluster.local";
 /// Resources that can be reserved.
 const RESERVABLE: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
 
@@ -23,6 +26,24 @@ const RESERVABLE: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct NodeConfig {
+    /// Pods that the node offers to run.
+    pub max_pods: u32,
+    /// Addresses of the cluster's DNS; without them pods use the resolver of this machine.
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster.
+    pub cluster_domain: String,
+    /// Processes that one pod may have; -1 is no limit.
+    pub pod_pids_limit: i64,
+    /// Kernel parameters that pods may set beside the safe ones: names, or beginnings with a star.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// With version 2 of control groups: guarantee memory that is requested and throttle what is used
+    /// above it. In the kubelet it is a feature gate.
+    #[serde(rename = "memoryQoS")]
+    pub memory_qos: bool,
+    /// With `memoryQoS`: how far between its request and its limit a container gets before the kernel
+    /// throttles it; above 0, at most 1.
+    pub memory_throttling_factor: f64,
     /// What Kubernetes' own services need: `cpu`, `memory`, `ephemeral-storage`, `pid`.
     pub kube_reserved: BTreeMap<String, Quantity>,
     /// What the rest of the system needs, likewise.
@@ -85,6 +106,13 @@ impl Default for NodeConfig {
             ("pid.available", "10%"),
         ];
         Self {
+            max_pods: 110,
+            cluster_dns: Vec::new(),
+            cluster_domain: DEFAULT_DOMAIN.into(),
+            pod_pids_limit: -1,
+            allowed_unsafe_sysctls: Vec::new(),
+            memory_qos: false,
+            memory_throttling_factor: 0.9,
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
             enforce_node_allocatable: vec!["pods".into()],
@@ -114,6 +142,12 @@ impl Default for NodeConfig {
 impl NodeConfig {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |why: String| Err(Error::Options(why));
+        if self.max_pods == 0 {
+            return bad("node.maxPods must be at least 1".into());
+        }
+        if !(self.memory_throttling_factor > 0.0 && self.memory_throttling_factor <= 1.0) {
+            return bad("node.memoryThrottlingFactor must be above 0 and at most 1".into());
+        }
         for (key, map) in [("kubeReserved", &self.kube_reserved), ("systemReserved", &self.system_reserved)] {
             for (name, amount) in map {
                 if !RESERVABLE.contains(&name.as_str()) {
@@ -216,7 +250,9 @@ mod tests {
              evictionHard: {memory.available: 5%}\nevictionSoft: {nodefs.available: 1Gi}\n\
              evictionSoftGracePeriod: {nodefs.available: 1m30s}\nimageGCHighThresholdPercent: 90\n\
              imageMinimumGCAge: 5m\nserializeImagePulls: false\nmaxParallelImagePulls: 3\n\
-             shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s\n",
+             shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s\n\
+             maxPods: 50\nclusterDNS: [10.96.0.10]\nclusterDomain: example\npodPidsLimit: 1024\n\
+             allowedUnsafeSysctls: [\"net.*\"]\nmemoryQoS: true\nmemoryThrottlingFactor: 0.8\n",
         )
         .unwrap();
         assert_eq!(config.reserved_milli("memory"), (128 << 20) * 1000);
@@ -239,6 +275,9 @@ mod tests {
             ("enforceNodeAllocatable: [system-reserved]\n", "enforceNodeAllocatable"),
             ("shutdownGracePeriodCriticalPods: 10s\n", "shutdownGracePeriod"),
             ("imagePullProgressDeadline: 0s\n", "imagePullProgressDeadline"),
+            ("maxPods: 0\n", "maxPods"),
+            ("memoryThrottlingFactor: 1.1\n", "memoryThrottlingFactor"),
+            ("clusterDNS: [dns.example]\n", "clusterDNS"),
             ("evictionhard: {}\n", "evictionhard"),
         ] {
             let error = parse(text).unwrap_err();

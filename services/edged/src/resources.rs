@@ -52,7 +52,7 @@ impl Qos {
 }
 
 /// What of the node decides about the limits of its containers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct NodeResources {
     /// Memory of the machine in bytes.
     pub(crate) memory_capacity: i64,
@@ -62,13 +62,11 @@ pub(crate) struct NodeResources {
     pub(crate) unified: bool,
     /// The kernel limits swap per control group (version 2).
     pub(crate) swap_limits: bool,
-    /// Requests of memory are guaranteed and use above them is throttled (version 2).
-    pub(crate) memory_qos: bool,
+    /// Requests of memory are guaranteed, and use above them is throttled from this part of the way to the
+    /// limit on (version 2).
+    pub(crate) memory_throttling: Option<f64>,
 }
 
-/// With `memory_qos`: how far between its request and its limit a container gets before the kernel
-/// throttles it, in percent. The kubelet's default.
-const MEMORY_THROTTLING_PERCENT: i64 = 90;
 /// `memory.high` is a whole number of these; the kernel rounds otherwise.
 const PAGE_BYTES: i64 = 4096;
 
@@ -222,7 +220,7 @@ fn unified(pod: &Pod, container: &Container, node: &NodeResources) -> HashMap<St
     if node.unified && node.swap_limits {
         files.insert("memory.swap.max".to_owned(), "0".to_owned());
     }
-    if node.unified && node.memory_qos {
+    if let Some(factor) = node.memory_throttling.filter(|_| node.unified) {
         let request = request(container, "memory").map_or(0, bytes);
         if request > 0 {
             files.insert("memory.min".to_owned(), request.to_string());
@@ -230,7 +228,7 @@ fn unified(pod: &Pod, container: &Container, node: &NodeResources) -> HashMap<St
         // Where limit and request are the same there is nothing to throttle between them.
         if qos(pod) != Qos::Guaranteed {
             let limit = amount(container, true, "memory").map_or(node.memory_capacity, bytes);
-            let between = limit.saturating_sub(request).max(0) / 100 * MEMORY_THROTTLING_PERCENT;
+            let between = scaled(limit.saturating_sub(request).max(0), factor);
             let high = request.saturating_add(between) / PAGE_BYTES * PAGE_BYTES;
             if high > request {
                 files.insert("memory.high".to_owned(), high.to_string());
@@ -238,6 +236,14 @@ fn unified(pod: &Pod, container: &Container, node: &NodeResources) -> HashMap<St
         }
     }
     files
+}
+
+/// A part of some bytes; to a millionth, which is finer than a page.
+fn scaled(bytes: i64, factor: f64) -> i64 {
+    const PARTS: i128 = 1_000_000;
+    #[allow(clippy::cast_possible_truncation, reason = "the configuration allows 0 to 1")]
+    let parts = (factor.clamp(0.0, 1.0) * 1e6).round() as i128;
+    i64::try_from(i128::from(bytes) * parts / PARTS).unwrap_or(i64::MAX)
 }
 
 /// The sum over the containers, for the sandbox; overhead apart.

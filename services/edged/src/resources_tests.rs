@@ -127,8 +127,8 @@ fn version_2_gets_its_own_files_and_swap_is_off() {
     assert_eq!(files(&node), "");
     node.swap_limits = true;
     assert_eq!(files(&node), "memory.swap.max=0");
-    node.memory_qos = true;
-    let high = ((50_i64 << 20) + (50 << 20) / 100 * 90) / 4096 * 4096;
+    node.memory_throttling = Some(0.9);
+    let high = ((50_i64 << 20) + (50 << 20) * 9 / 10) / 4096 * 4096;
     assert_eq!(files(&node), format!("memory.high={high} memory.min={} memory.swap.max=0", 50 << 20));
     node.unified = false;
     assert_eq!(files(&node), "");

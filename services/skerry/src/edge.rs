@@ -105,7 +105,7 @@ pub(crate) struct EdgeConfig {
     /// Directory of manifests of static pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) static_pod_path: Option<PathBuf>,
-    /// Reservations, eviction, images, logs, shutdown; names and defaults are the kubelet's.
+    /// DNS, limits, reservations, eviction, images, logs, shutdown; names and defaults are the kubelet's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) node: NodeConfig,
 }

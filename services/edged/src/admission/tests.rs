@@ -16,7 +16,7 @@ fn asks(cpu: &str, memory: &str) -> Value {
 fn admitted(spec: &Value, others: &[Value], node: &Value) -> Result<(), (String, String)> {
     let node: Node = serde_json::from_value(node.clone()).unwrap();
     let others: Vec<Arc<Pod>> = others.iter().enumerate().map(|(i, s)| Arc::new(pod(&format!("o{i}"), s))).collect();
-    let allocatable = [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")];
+    let allocatable = [("cpu", "2"), ("memory", "1Gi"), ("pods", "3"), ("hugepages-2Mi", "8Mi")];
     let allocatable = allocatable.map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
     let pod = pod("p", spec);
     let kernel = Kernel { sysctls: Allowlist::new(&[]).unwrap(), app_armor: false };
@@ -81,6 +81,9 @@ fn what_does_not_fit_is_refused_with_the_kubelets_words() {
     let three = [none.clone(), none.clone(), none.clone()];
     assert_eq!(admitted(&none, &three[..2], &node), Ok(()));
     assert_eq!(admitted(&none, &three, &node).unwrap_err().0, "OutOfpods");
+    let pages = |amount: &str| json!({"containers": [{"name": "c", "resources": {"limits": {"memory": "1Mi", "hugepages-2Mi": amount}}}]});
+    assert_eq!(admitted(&pages("6Mi"), &[pages("2Mi")], &node), Ok(()));
+    assert_eq!(admitted(&pages("8Mi"), &[pages("2Mi")], &node).unwrap_err().0, "OutOfhugepages-2Mi");
     let unknown = json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/x": "9"}}}]});
     assert_eq!(admitted(&unknown, &[], &node), Ok(()), "a resource of the cluster");
 }

@@ -14,7 +14,7 @@ use crate::pod::spec::PodExt;
 use crate::pod::{clean, labels};
 use crate::static_pods;
 
-/// A group that did not change for so long is nobody's start.
+/// A group that did not change for so long belongs to no start.
 const CGROUP_AGE: Duration = Duration::from_secs(10);
 
 impl Agent {
@@ -75,8 +75,10 @@ impl Agent {
     /// Directories of pods that neither exist nor run, for example after a loss of the runtime's state.
     fn remove_directories(&self, present: &BTreeSet<String>) {
         let objects = &self.context.objects;
+        // Of a pod that has ended nothing runs, though it is still there to be looked at.
         self.context.cgroups.sweep(CGROUP_AGE, |uid| {
-            self.workers.contains_key(uid) || objects.pod(uid).is_some() || present.contains(uid)
+            let known = self.workers.contains_key(uid) || objects.pod(uid).is_some() || present.contains(uid);
+            known && !self.context.statuses.ended(uid)
         });
         let Ok(entries) = std::fs::read_dir(self.context.root.join("pods")) else { return };
         for uid in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {

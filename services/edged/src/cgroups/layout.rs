@@ -4,6 +4,7 @@
 //! end look at the machine. Version 2 is in force where it is mounted at the top, as runtimes see it;
 //! a version 2 hierarchy elsewhere limits nothing but is cleaned.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -114,16 +115,30 @@ pub(crate) fn parent_of_pod(root: &str, class: Qos, uid: &str, driver: Driver) -
 
 /// Sizes of huge pages that the kernel offers, as control groups name them.
 pub(crate) fn huge_pages() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
-    let mut sizes: Vec<String> = entries
-        .flatten()
-        .filter_map(|e| {
-            let kilobytes = e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.to_owned();
-            resources::huge_page_size(&format!("hugepages-{kilobytes}Ki"))
-        })
-        .collect();
+    let mut sizes: Vec<String> =
+        huge_page_pools(Path::new(HUGE_PAGES)).keys().filter_map(|name| resources::huge_page_size(name)).collect();
     sizes.sort();
     sizes
+}
+
+/// Where the kernel shows its pools of huge pages.
+pub(crate) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+
+/// The machine's huge pages: names of resources (`hugepages-2Mi`), and bytes in the pool of that size.
+pub(crate) fn huge_page_pools(dir: &Path) -> BTreeMap<String, i64> {
+    let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
+    let pool = |entry: fs::DirEntry| {
+        let kilobytes: i64 =
+            entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let pages: i64 = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        let size = match kilobytes {
+            k if k % (1 << 20) == 0 => format!("{}Gi", k >> 20),
+            k if k % (1 << 10) == 0 => format!("{}Mi", k >> 10),
+            k => format!("{k}Ki"),
+        };
+        Some((format!("hugepages-{size}"), pages.checked_mul(kilobytes)?.checked_mul(1024)?))
+    };
+    entries.flatten().filter_map(pool).collect()
 }
 
 /// Lets the children of a group have limits (version 2). What the kernel lacks is skipped; what it
@@ -137,6 +152,7 @@ pub(crate) fn delegate(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const V1: &str = "\
@@ -159,6 +175,19 @@ mod tests {
         assert!(v2.is_unified());
         assert_eq!(v2.mount_of("cpu"), Some(Path::new(TOP)));
         assert_eq!(Layout::parse("garbage\n- - -\n").mounts().count(), 0);
+    }
+
+    #[test]
+    fn pools_of_huge_pages_are_resources() {
+        let dir = tempfile::tempdir().unwrap();
+        for (size, pages) in [("64", "3"), ("2048", "5"), ("1048576", "0"), ("2048x", "9")] {
+            let pool = dir.path().join(format!("hugepages-{size}kB"));
+            fs::create_dir(&pool).unwrap();
+            fs::write(pool.join("nr_hugepages"), format!("{pages}\n")).unwrap();
+        }
+        let pools = [("hugepages-1Gi", 0), ("hugepages-2Mi", 10 << 20), ("hugepages-64Ki", 192 << 10)];
+        assert_eq!(huge_page_pools(dir.path()), pools.map(|(name, bytes)| (name.to_owned(), bytes)).into());
+        assert_eq!(huge_page_pools(&dir.path().join("none")), BTreeMap::new());
     }
 
     #[test]

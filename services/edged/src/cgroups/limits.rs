@@ -76,7 +76,7 @@ impl PodLimits {
             of_pod: Some(OfPod {
                 quota: limit("cpu").map(resources::quota),
                 memory: limit("memory").map(bytes),
-                memory_min: if node.memory_qos { request } else { 0 },
+                memory_min: if node.memory_throttling.is_some() { request } else { 0 },
                 pids: (pids >= 0).then_some(pids),
                 huge_pages: node.huge_pages.iter().map(pages).collect(),
             }),
@@ -191,7 +191,7 @@ mod tests {
         }))]});
         let node = NodeResources {
             huge_pages: vec!["1GB".into(), "2MB".into()],
-            memory_qos: true,
+            memory_throttling: Some(0.9),
             ..NodeResources::default()
         };
         let v2 = files(&spec, -1, &node, true);

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 
 use crate::pod::spec::PodExt;
 use crate::resources::{self, MIN_SHARES, NodeResources, Qos};
-pub(crate) use layout::{Driver, Layout, parent_of_pod};
+pub(crate) use layout::{Driver, HUGE_PAGES, Layout, huge_page_pools, parent_of_pod};
 use limits::PodLimits;
 
 /// Classes that have a group of their own; guaranteed pods lie directly below the root.
@@ -59,13 +59,13 @@ impl Cgroups {
     }
 
     /// What of this machine decides about limits of containers.
-    pub(crate) fn node(&self, memory_capacity: i64, memory_qos: bool) -> NodeResources {
+    pub(crate) fn node(&self, memory_capacity: i64, memory_throttling: Option<f64>) -> NodeResources {
         NodeResources {
             memory_capacity,
             huge_pages: layout::huge_pages(),
             unified: self.layout.is_unified(),
             swap_limits: self.layout.limits_swap(),
-            memory_qos,
+            memory_throttling,
         }
     }
 
@@ -121,6 +121,7 @@ impl Cgroups {
                 let changed = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
                 if !known(uid) && changed.is_some_and(|since| since >= age) {
                     let _ = remove_tree(&entry.path(), false);
+                    let _ = self.change_burstable(|all| all.remove(uid).is_some());
                 }
             }
         }

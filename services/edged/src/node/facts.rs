@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::cgroups;
 use crate::config::Config;
 use crate::eviction;
 use crate::fields::Facts;
@@ -96,22 +98,34 @@ pub(crate) fn resources(config: &Config) -> Resources {
     let milli_cpu = i128::try_from(cpus).unwrap_or(1).saturating_mul(1000);
     let milli_left = milli_cpu.saturating_sub(config.node.reserved_milli("cpu")).max(0);
     let cpu = |milli: i128| if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") };
+    let pages = cgroups::huge_page_pools(Path::new(cgroups::HUGE_PAGES));
+    // What lies in a pool of huge pages is no ordinary memory any more.
+    let pooled = pages.values().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
     let map = |cpu: String, memory: i64, disk: i64| {
-        BTreeMap::from([
+        let mut all = BTreeMap::from([
             ("cpu".to_owned(), Quantity(cpu)),
             ("memory".to_owned(), Quantity(format!("{}Ki", memory / 1024))),
             ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk / 1024))),
-            ("pods".to_owned(), Quantity(config.max_pods.to_string())),
-        ])
+            ("pods".to_owned(), Quantity(config.node.max_pods.to_string())),
+        ]);
+        all.extend(pages.iter().map(|(name, bytes)| (name.clone(), Quantity(amount(*bytes)))));
+        all
     };
     Resources {
         capacity: map(cpu(milli_cpu), memory, disk),
         allocatable: map(
             cpu(milli_left),
-            left("memory", memory, kept("memory.available", memory)),
+            left("memory", memory, kept("memory.available", memory).saturating_add(pooled)),
             left("ephemeral-storage", disk, kept("nodefs.available", disk)),
         ),
     }
+}
+
+/// Bytes in the largest unit that has a whole number of them, as the API shows it.
+fn amount(bytes: i64) -> String {
+    let units = [(1_i64 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
+    let unit = units.iter().find(|(size, _)| bytes != 0 && bytes % size == 0);
+    unit.map_or_else(|| bytes.to_string(), |(size, name)| format!("{}{name}", bytes / size))
 }
 
 /// Names and versions of the machine.
@@ -168,6 +182,11 @@ mod tests {
             assert!(crate::resources::units(&capacity[name]).is_some_and(|v| v > 0), "{name}");
             assert!(crate::resources::units(&allocatable[name]) <= crate::resources::units(&capacity[name]), "{name}");
         }
+        for (name, bytes) in cgroups::huge_page_pools(Path::new(cgroups::HUGE_PAGES)) {
+            assert_eq!(crate::resources::units(&capacity[&name]), Some(bytes), "{name}");
+            assert_eq!(capacity[&name], allocatable[&name]);
+        }
+        assert_eq!([0, 5, 3 << 10, 512 << 20, 2 << 30].map(amount), ["0", "5", "3Ki", "512Mi", "2Gi"]);
         assert!(!addresses(None).is_empty());
         assert!(!machine().kernel.is_empty());
     }
@@ -183,7 +202,8 @@ mod tests {
         config.node.system_reserved = BTreeMap::from([("memory".to_owned(), Quantity("32Mi".into()))]);
         let Resources { capacity, allocatable } = resources(&config);
         let units = |map: &BTreeMap<String, Quantity>, name: &str| crate::resources::units(&map[name]).unwrap();
-        assert_eq!(units(&capacity, "memory") - units(&allocatable, "memory"), 128 << 20);
+        let pooled: i64 = cgroups::huge_page_pools(Path::new(cgroups::HUGE_PAGES)).values().sum();
+        assert_eq!(units(&capacity, "memory") - units(&allocatable, "memory"), pooled + (128 << 20));
         assert_eq!(capacity["ephemeral-storage"], allocatable["ephemeral-storage"]);
         let milli = |map: &BTreeMap<String, Quantity>| crate::resources::milli(&map["cpu"]).unwrap();
         assert_eq!(milli(&capacity) - milli(&allocatable), 100);

@@ -4,9 +4,11 @@
 //! are newest first. Pure data: an observation that could not be made is an error there, never an
 //! empty value here, because an empty one would mean "nothing runs".
 
+use k8s_openapi::api::core::v1::ContainerUser;
+
 use super::UnixMs;
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Observed {
     /// Newest first.
     pub(crate) sandboxes: Vec<Sandbox>,
@@ -33,7 +35,7 @@ pub(crate) enum State {
     Unknown,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -54,6 +56,8 @@ pub(crate) struct Container {
     pub(crate) hash: String,
     /// The resources that it was created with, as JSON; empty when that is not known.
     pub(crate) resources: String,
+    /// Whom its first process runs as, where the runtime tells it (containerd from 2.0 on).
+    pub(crate) user: Option<ContainerUser>,
     /// Grace period in seconds that the pod had when this was created.
     pub(crate) grace_s: Option<i64>,
 }

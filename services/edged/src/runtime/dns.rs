@@ -65,15 +65,16 @@ pub(crate) fn of_pod(pod: &Pod, cluster: &ClusterDns, host: &DnsConfig) -> DnsCo
     fitting(pod, cluster, host).0
 }
 
+/// A pod wants the cluster's DNS, and the node has no address of it: also said on the Node.
+pub(crate) const MISSING_CLUSTER_DNS: &str = "MissingClusterDNS";
+pub(crate) const MISSING_CLUSTER_DNS_TEXT: &str = "kubelet does not have ClusterDNS IP configured and cannot create Pod \
+     using \"ClusterFirst\" policy. Falling back to \"Default\" policy.";
+
 /// What was changed in the resolver that the pod asked for.
 pub(crate) fn notes(pod: &Pod, cluster: &ClusterDns, host: &DnsConfig) -> Vec<Note> {
     let mut notes = fitting(pod, cluster, host).1;
     if wants_cluster(pod) && cluster.servers.is_empty() {
-        let message = format!(
-            "pod: \"{}\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.",
-            pod.full_name()
-        );
-        notes.insert(0, ("MissingClusterDNS", message));
+        notes.insert(0, (MISSING_CLUSTER_DNS, format!("pod: \"{}\". {MISSING_CLUSTER_DNS_TEXT}", pod.full_name())));
     }
     notes
 }

@@ -9,8 +9,10 @@ use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use k8s_openapi::api::core::v1::{self as api, ContainerUser};
 use skerry_proto::cri::v1::{
-    Container as ListedContainer, ContainerState, ContainerStatus, PodSandbox, PodSandboxState, PodSandboxStatus,
+    Container as ListedContainer, ContainerState, ContainerStatus, LinuxContainerUser, PodSandbox, PodSandboxState,
+    PodSandboxStatus,
 };
 use tonic::Status;
 
@@ -66,6 +68,7 @@ impl Observer {
             match self.ips.get(&listed.id) {
                 Some(known) => ips = known.clone(),
                 None => match cri.sandbox_status(&listed.id).await? {
+                    Some(status) if status.id != listed.id => return Err(another("sandbox")),
                     Some(status) => {
                         ips = ips_of(&status);
                         self.ips.insert(listed.id.clone(), ips.clone());
@@ -93,13 +96,17 @@ impl Observer {
         let Some(status) = cri.container_status(&listed.id).await?.and_then(|r| r.status) else { return Ok(None) };
         // A reply about another container must not decide about this one.
         if status.id != listed.id {
-            return Err(Status::internal("the runtime answered with another container than asked for"));
+            return Err(another("container"));
         }
         let state = status.state;
         let container = container_of(&listed, status);
         self.containers.insert(listed.id, (state, container.clone()));
         Ok(Some(container))
     }
+}
+
+fn another(what: &str) -> Status {
+    Status::internal(format!("the runtime answered with another {what} than asked for"))
 }
 
 fn ips_of(status: &PodSandboxStatus) -> Vec<String> {
@@ -138,8 +145,15 @@ fn container_of(listed: &ListedContainer, status: ContainerStatus) -> Container 
         image_id: if status.image_ref.is_empty() { listed.image_ref.clone() } else { status.image_ref.clone() },
         hash: annotation(labels::HASH).unwrap_or_default().to_owned(),
         resources: annotation(labels::RESOURCES).unwrap_or_default().to_owned(),
+        user: status.user.as_ref().and_then(|u| u.linux.as_ref()).map(user),
         grace_s: annotation(labels::GRACE).and_then(|t| t.parse().ok()),
     }
+}
+
+fn user(linux: &LinuxContainerUser) -> ContainerUser {
+    let supplemental_groups = Some(linux.supplemental_groups.clone()).filter(|groups| !groups.is_empty());
+    let user = api::LinuxContainerUser { uid: linux.uid, gid: linux.gid, supplemental_groups };
+    ContainerUser { linux: Some(user) }
 }
 
 /// What the container wrote for us, or the end of its log if it failed and the policy says so.

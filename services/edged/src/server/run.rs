@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Arc<Context>, path: &ContainerPath, query: &st
 
 /// The configuration in the kubelet's words, as far as it has some for it.
 pub(super) fn configz(config: &Config) -> Answer {
-    let dns: Vec<String> = config.cluster_dns.iter().map(ToString::to_string).collect();
+    let dns: Vec<String> = config.node.cluster_dns.iter().map(ToString::to_string).collect();
     let api = config.api.as_ref();
     json(&json!({"kubeletconfig": {
         "kind": "KubeletConfiguration",
@@ -50,9 +50,11 @@ pub(super) fn configz(config: &Config) -> Answer {
         },
         "authorization": {"mode": "Webhook"},
         "clusterDNS": dns,
-        "clusterDomain": config.cluster_domain,
-        "maxPods": config.max_pods,
-        "podPidsLimit": config.pod_pids_limit,
+        "clusterDomain": config.node.cluster_domain,
+        "maxPods": config.node.max_pods,
+        "podPidsLimit": config.node.pod_pids_limit,
+        "allowedUnsafeSysctls": config.node.allowed_unsafe_sysctls,
+        "memoryThrottlingFactor": config.node.memory_throttling_factor,
         "podLogsDir": config.pod_log_dir,
     }}))
 }

@@ -104,7 +104,7 @@ impl Node {
         let mut config = Config::new(NodeName::parse(&self.name).unwrap());
         config.root_dir = self.root();
         config.pod_log_dir = self.logs();
-        config.pod_pids_limit = POD_PIDS;
+        config.node.pod_pids_limit = POD_PIDS;
         config.static_pod_path = Some(self.manifests());
         config.cgroup_root = self.containerd.cgroup_root();
         config.runtime_endpoint = Some(self.containerd.socket().display().to_string());

@@ -132,6 +132,10 @@ async fn a_container_above_its_memory_is_killed_and_says_so() {
     let status = node.until("uid-e", "the end", |s| s["phase"] == "Failed").await;
     let ended = &status["containerStatuses"][0]["state"]["terminated"];
     assert_eq!((&ended["reason"], &ended["exitCode"]), (&json!("OOMKilled"), &json!(137)), "{ended}");
+    // The pod stays to be looked at; its group in the kernel does not.
+    let left = group(&node, "memory", "burstable/poduid-e");
+    wait("the group's end", || !left.exists(), || left.display().to_string()).await;
+    assert_eq!(node.status("uid-e")["phase"], "Failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -152,6 +152,10 @@ async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, 
         dns::hostname(pod, &context.cluster_dns.domain).map_err(Status::invalid_argument)?;
         let host_dns = dns::host();
         for (reason, message) in dns::notes(pod, &context.cluster_dns, &host_dns) {
+            if reason == dns::MISSING_CLUSTER_DNS {
+                let node = Subject::node(&context.node);
+                context.events.record(&node, Kind::Warning, reason, dns::MISSING_CLUSTER_DNS_TEXT);
+            }
             context.events.record(&Subject::pod(pod), Kind::Warning, reason, &message);
         }
         let _place = context.starts.acquire().await.map_err(|_| Status::cancelled("stopping"))?;

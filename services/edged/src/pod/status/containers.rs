@@ -37,6 +37,7 @@ pub(super) fn status(inputs: &Inputs<'_>, spec: &Spec, init: bool) -> ContainerS
     status.restart_count = i32::try_from(c.restart_count).unwrap_or(i32::MAX);
     status.container_id = Some(id(inputs, c));
     status.image_id = c.image_id.clone();
+    status.user = c.user.clone();
     if !c.image.is_empty() {
         status.image = c.image.clone();
     }
@@ -146,6 +147,20 @@ fn without_container(
     status
 }
 
+/// What the termination messages of all containers of a pod may have in bytes, as in the kubelet.
+const MESSAGES_OF_POD: usize = 12 << 10;
+
+/// The share of one container.
+fn message_limit(pod: &Pod) -> usize {
+    let ephemeral = pod.spec().ephemeral_containers.as_ref().map_or(0, Vec::len);
+    MESSAGES_OF_POD / (pod.containers().len() + pod.init_containers().len() + ephemeral).max(1)
+}
+
+/// The beginning of a text, in so many bytes at most.
+fn cut(text: &str, limit: usize) -> &str {
+    text.get(..text.floor_char_boundary(limit)).unwrap_or_default()
+}
+
 fn id(inputs: &Inputs<'_>, c: &Container) -> String {
     format!("{}://{}", inputs.runtime, c.id)
 }
@@ -189,7 +204,7 @@ fn terminated(inputs: &Inputs<'_>, c: &Container) -> ContainerState {
             finished_at: time(c.finished_ms),
             started_at: time(c.started_ms),
             reason: Some(reason.to_owned()),
-            message: (!c.message.is_empty()).then(|| c.message.clone()),
+            message: (!c.message.is_empty()).then(|| cut(&c.message, message_limit(inputs.view.pod)).to_owned()),
             signal: None,
         }),
         ..ContainerState::default()

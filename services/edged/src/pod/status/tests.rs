@@ -311,3 +311,28 @@ fn a_container_that_makes_way_for_another_one_does_not_end_its_pod() {
     case.desired = Desired::End { deadline: NOW };
     assert_eq!(case.status().phase.as_deref(), Some("Succeeded"), "deleted, it has ended");
 }
+
+#[test]
+fn the_messages_of_a_pods_containers_have_a_limit_together() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}],
+        "containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
+    let mut case = Case::new(&spec).with("i", State::Exited, 0).with("a", State::Exited, 1);
+    for container in &mut case.seen.containers {
+        container.message = format!("x{}", "ä".repeat(2_000));
+    }
+    let status = case.status();
+    let lists = [status.init_container_statuses, status.container_statuses];
+    let all: Vec<ContainerStatus> = lists.into_iter().flatten().flatten().collect();
+    let length = |i: usize| all[i].state.as_ref()?.terminated.as_ref()?.message.as_ref().map(String::len);
+    assert_eq!((length(0), length(1), length(2)), (Some(3_071), Some(3_071), None), "12 KiB for four, on a character");
+}
+
+#[test]
+fn whom_a_container_runs_as_is_said_where_the_runtime_tells() {
+    let mut case = Case::new(&json!({"containers": [{"name": "c"}]})).with("c", State::Running, 0);
+    let user = |case: &Case| case.status().container_statuses.unwrap()[0].user.clone();
+    assert_eq!(user(&case), None);
+    let known = serde_json::from_value(json!({"linux": {"uid": 7, "gid": 8, "supplementalGroups": [9]}})).unwrap();
+    case.seen.containers[0].user = Some(known);
+    assert_eq!(user(&case), case.seen.containers[0].user);
+}
