@@ -7,7 +7,10 @@
 mod fit;
 mod node;
 mod ports;
+mod preempt;
 mod security;
+
+pub(crate) use preempt::{preempted, victims};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

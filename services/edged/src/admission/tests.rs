@@ -1,6 +1,8 @@
 //! Admission by tables: reasons and messages as users of Kubernetes know them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -178,4 +180,57 @@ fn what_the_kernel_does_not_do_is_refused() {
     let (reason, message) = admitted(&profile("RuntimeDefault"), &[], &node).unwrap_err();
     assert_eq!(reason, "AppArmor");
     assert_eq!(message, "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host");
+}
+
+#[test]
+fn a_critical_pod_takes_the_place_of_others() {
+    let of = |name: &str, cpu: &str, memory: &str, priority: i64, limits: bool| {
+        let amounts = json!({"cpu": cpu, "memory": memory});
+        let kind = if limits { "limits" } else { "requests" };
+        pod(name, &json!({"priority": priority, "containers": [{"name": "c", "resources": {kind: amounts}}]}))
+    };
+    let critical = |cpu: &str, memory: &str| of("critical", cpu, memory, 2_000_000_000, false);
+    let others: Vec<Arc<Pod>> = [
+        of("guaranteed", "500m", "200Mi", 0, true),
+        of("large", "800m", "100Mi", 0, false),
+        of("small", "300m", "100Mi", 0, false),
+        of("ends", "100m", "100Mi", 0, false),
+        of("vital", "300m", "100Mi", 2_000_000_000, false),
+        pod("nothing", &json!({"containers": [{"name": "c"}]})),
+    ]
+    .map(Arc::new)
+    .into();
+    let allocatable = [("cpu", "2"), ("memory", "1Gi"), ("pods", "7")];
+    let allocatable: BTreeMap<_, _> = allocatable.map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
+    let kernel = Kernel { sysctls: Allowlist::new(&[]).unwrap(), app_armor: false };
+    let ending = BTreeSet::from(["ends".to_owned()]);
+    let chosen = |pod: &Pod, others: &[Arc<Pod>]| {
+        let (node, pressure, going_down) = (None, Pressure::default(), false);
+        let (node_name, allocatable, kernel) = ("edge-1", &allocatable, &kernel);
+        let candidate = Candidate { pod, others, node, node_name, allocatable, kernel, pressure, going_down };
+        let victims = victims(&candidate, &ending)?;
+        Some(victims.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect::<Vec<_>>())
+    };
+    // All of the CPU is requested.
+    for (cpu, memory, want) in [
+        ("100m", "0", Some(vec![])),
+        ("300m", "0", Some(vec!["small"])),
+        ("700m", "0", Some(vec!["large"])),
+        ("1200m", "0", Some(vec!["large", "small"])),
+        ("1300m", "0", Some(vec!["large", "guaranteed"])),
+        ("1800m", "0", None),
+        ("100m", "700Mi", Some(vec!["small", "large"])),
+    ] {
+        let got = chosen(&critical(cpu, memory), &others);
+        let want = want.map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(got, want, "{cpu} {memory}");
+    }
+    assert_eq!(chosen(&of("usual", "100m", "0", 5, false), &others), None, "only a critical one");
+    let mut elsewhere = critical("100m", "0");
+    elsewhere.spec.as_mut().unwrap().node_name = Some("edge-2".into());
+    assert_eq!(chosen(&elsewhere, &others), None, "no room would help");
+    let full = [&others[..], &[Arc::new(pod("idle", &json!({"containers": [{"name": "c"}]})))]].concat();
+    assert_eq!(chosen(&critical("0", "0"), &full), Some(vec![]), "one place will be free");
+    let most = of("most", "100m", "0", 2_000_001_000, false);
+    assert_eq!(chosen(&most, &others[4..]), Some(vec![]), "it fits");
 }

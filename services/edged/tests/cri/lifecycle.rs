@@ -232,6 +232,34 @@ async fn a_pod_that_the_node_cannot_run_is_refused_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_critical_pod_takes_the_place_of_another_one() {
+    let node = Node::start().await;
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let asks = |milli: usize, priority: i64| {
+        let mut c = shell("trap 'sleep 1; exit 0' TERM; echo up; while true; do sleep 0.1 & wait $!; done");
+        c["resources"] = json!({"requests": {"cpu": format!("{milli}m")}});
+        json!({"priority": priority, "terminationGracePeriodSeconds": 20, "containers": [c]})
+    };
+    node.put_pod("small", "uid-small", asks(50, 0));
+    node.put_pod("large", "uid-large", asks(cpus * 1000 - 100, 0));
+    node.until_running("uid-small").await;
+    node.until_running("uid-large").await;
+    wait("the trap", || node.log("large", "uid-large", "c", 0).contains("up"), String::new).await;
+    node.put_pod("critical", "uid-critical", asks(500, 2_000_000_000));
+    let status = node.until_running("uid-critical").await;
+    let began = status["containerStatuses"][0]["state"]["running"]["startedAt"].clone();
+    let status = node.until("uid-large", "the end", |s| s["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "Preempting");
+    assert_eq!(status["message"], "Preempted in order to admit critical pod");
+    assert_eq!(condition(&status, "DisruptionTarget"), "True");
+    let ended = &status["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(ended["exitCode"], 0, "it had its grace");
+    assert!(ended["finishedAt"].as_str() <= began.as_str(), "{ended} {began}");
+    node.until_event("uid-large", "Preempting", "Preempted in order to admit critical pod").await;
+    assert_eq!(node.status("uid-small")["phase"], "Running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_static_pod_runs_without_the_cloud_and_shows_in_it() {
     let mut node = Node::start().await;
     let pod = |script: &str| {

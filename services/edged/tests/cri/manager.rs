@@ -31,7 +31,6 @@ impl Drop for Manager {
 }
 
 impl Manager {
-    #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
     pub(crate) fn start(socket: &Path) -> Self {
         let receiver = UnixDatagram::bind(socket).unwrap();
         receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();

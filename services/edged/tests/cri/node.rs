@@ -32,6 +32,8 @@ pub(crate) struct Node {
     /// Of the agent that runs.
     telemetry: Registry,
     node_ip: Option<IpAddr>,
+    /// Socket of the runtime, if it is not the runtime's own.
+    pub(crate) runtime_endpoint: Option<PathBuf>,
     agent: Option<(drain::Trigger, JoinHandle<Result<(), skerry_edged::Error>>)>,
     configure: fn(&mut NodeConfig),
     /// What tells whether the machine goes down.
@@ -73,6 +75,7 @@ impl Node {
             _hub_stop: hub_stop,
             telemetry: Registry::new(),
             node_ip: None,
+            runtime_endpoint: None,
             agent: None,
             configure,
             systemctl: None,
@@ -107,7 +110,8 @@ impl Node {
         config.node.pod_pids_limit = POD_PIDS;
         config.static_pod_path = Some(self.manifests());
         config.cgroup_root = self.containerd.cgroup_root();
-        config.runtime_endpoint = Some(self.containerd.socket().display().to_string());
+        let socket = self.runtime_endpoint.clone().unwrap_or_else(|| self.containerd.socket());
+        config.runtime_endpoint = Some(socket.display().to_string());
         // The machine of a test is what it is: full disks are the business of tests about them.
         config.node.eviction_hard.clear();
         config.node.image_gc_high_threshold_percent = 100;

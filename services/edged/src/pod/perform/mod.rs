@@ -91,8 +91,14 @@ fn settle(context: &Context, pod: &Pod, memory: &mut Memory, call: &str, result:
             context.metrics.runtime_errors.inc();
             memory.stop_retry.failed(now_ms(), RETRY);
             tracing::warn!(pod = %pod.full_name(), call, code = ?status.code(), message = status.message(), "runtime call failed");
-            if !is_runtime_trouble(&status) && call == "StopPodSandbox" {
-                let message = format!("error killing pod: failed to stop sandbox: {}", status.message());
+            let what = match call {
+                "StopPodSandbox" => "stop sandbox",
+                "RemovePodSandbox" => "remove sandbox",
+                "StopContainer" => "kill container",
+                _ => "remove container",
+            };
+            if !is_runtime_trouble(&status) {
+                let message = format!("error killing pod: failed to {what}: {}", status.message());
                 context.events.record(&Subject::pod(pod), Kind::Warning, "FailedKillPod", &message);
             }
             Done::Failed
