@@ -5,6 +5,8 @@
 
 mod bus;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod definition;
 mod device;
 mod driver;
@@ -28,7 +30,7 @@ pub use device::{Device, DeviceKey, Point};
 pub use driver::{Connection, Driver};
 pub use error::{CommandError, Error};
 pub use fault::Fault;
-pub use mapper::{Mapper, run};
+pub use mapper::{Counters, Mapper, run};
 pub use report::DeviceState;
 pub use sample::{Quality, Sample};
 pub use tokio_util::sync::CancellationToken;

@@ -60,6 +60,32 @@ pub struct Mapper<D: Driver> {
     metrics: Metrics,
 }
 
+/// Counters of a mapper, for tests and for programs that run one.
+#[derive(Debug, Clone)]
+pub struct Counters(Metrics);
+
+impl Counters {
+    /// Devices that were set up, also again.
+    pub fn devices_set(&self) -> u64 {
+        self.0.devices_set.get()
+    }
+
+    /// Values that were handed to the driver to be written.
+    pub fn writes(&self) -> u64 {
+        self.0.writes.get()
+    }
+
+    /// Reads of devices.
+    pub fn polls(&self) -> u64 {
+        self.0.polls.get()
+    }
+
+    /// Sessions with the node.
+    pub fn node_sessions(&self) -> u64 {
+        self.0.node_sessions.get()
+    }
+}
+
 impl<D: Driver> Mapper<D> {
     /// Binds what the configuration asks for.
     ///
@@ -91,10 +117,9 @@ impl<D: Driver> Mapper<D> {
         self.rest.as_ref().map(rest::Bound::address)
     }
 
-    /// How often devices were set up since the start, also again.
-    pub fn devices_set(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
-        let counter = self.metrics.devices_set.clone();
-        move || counter.get()
+    /// What the mapper counts, also while it runs.
+    pub fn counters(&self) -> Counters {
+        Counters(self.metrics.clone())
     }
 
     /// Serves until `stop`, then closes all lines.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +20,9 @@ pub struct Config {
     /// The line that leads to the device.
     #[serde(default)]
     pub line: String,
+    /// The device does not answer.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// `visitors.configData` of a property.
@@ -60,16 +64,25 @@ pub enum Source {
     },
 }
 
-/// See the module documentation.
-#[derive(Debug, Default)]
+/// See the module documentation. Clones are the same devices.
+#[derive(Debug, Clone, Default)]
 pub struct Virtual {
     memory: Memory,
+    cut: Arc<AtomicBool>,
+}
+
+impl Virtual {
+    /// Cuts all lines, or joins them again.
+    pub fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Relaxed);
+    }
 }
 
 /// A line that is open.
 #[derive(Debug)]
 pub struct Line {
     memory: Memory,
+    cut: Arc<AtomicBool>,
     begun: Instant,
 }
 
@@ -89,16 +102,22 @@ impl Driver for Virtual {
     }
 
     async fn connect(&self, _device: &Device<Self>) -> Result<Line, Fault> {
-        Ok(Line { memory: Arc::clone(&self.memory), begun: Instant::now() })
+        let line = Line { memory: Arc::clone(&self.memory), cut: Arc::clone(&self.cut), begun: Instant::now() };
+        line.whole().map(|()| line)
     }
 }
 
 impl Connection<Virtual> for Line {
     async fn read(&mut self, device: &Device<Virtual>, points: &[&Point<Virtual>]) -> Result<Vec<Sample>, Fault> {
+        self.whole()?;
+        if device.protocol.silent {
+            return Err(Fault::Silent("it is silent by its configuration".to_owned()));
+        }
         Ok(points.iter().map(|point| self.sample(device, point)).collect())
     }
 
     async fn write(&mut self, device: &Device<Virtual>, point: &Point<Virtual>, value: &Value) -> Result<(), Fault> {
+        self.whole()?;
         let Source::Echo { .. } = &point.visitor else {
             return Err(Fault::Refused(format!("{} makes its own values", point.name())));
         };
@@ -108,6 +127,10 @@ impl Connection<Virtual> for Line {
 }
 
 impl Line {
+    fn whole(&self) -> Result<(), Fault> {
+        if self.cut.load(Ordering::Relaxed) { Err(Fault::Lost("the line is cut".to_owned())) } else { Ok(()) }
+    }
+
     fn sample(&self, device: &Device<Virtual>, point: &Point<Virtual>) -> Sample {
         match &point.visitor {
             Source::Constant { value } => text(point, value),

@@ -1,7 +1,7 @@
 //! A mapper of made-up devices.
 //!
-//! `protocol.configData` names the line that the devices share; each property makes its values as its
-//! `visitors.configData` says:
+//! `protocol.configData` names the `line` that the devices share, and a device may be `silent`; each property
+//! makes its values as its `visitors.configData` says:
 //!
 //! | `source` | value | keys |
 //! |---|---|---|

@@ -26,13 +26,13 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// A connection, for generated clients. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     sender: SendRequest<Body>,
     ended: CancellationToken,
 }
 
 /// Connects.
-pub(super) async fn dial(path: &Path) -> io::Result<Channel> {
+pub(crate) async fn dial(path: &Path) -> io::Result<Channel> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the node does not accept");
     let stream = tokio::time::timeout(DIAL_TIMEOUT, UnixStream::connect(path)).await.map_err(|_| late())??;
     let mut builder = Builder::new(TokioExecutor::new());

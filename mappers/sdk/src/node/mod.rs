@@ -8,6 +8,9 @@ mod v1;
 mod v1_convert;
 mod v1beta1;
 
+#[cfg(feature = "conformance")]
+pub(crate) use self::channel::dial;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
