@@ -10,6 +10,10 @@ use std::time::Duration;
 /// object of a cluster fits with room for its envelope.
 pub const SYNC_MESSAGE_BYTES: usize = 2 << 20;
 
+/// Largest message of `skerry.dmi.v1`, in bytes: what gRPC clients take without being configured. A thousand
+/// devices fit.
+pub const DMI_MESSAGE_BYTES: usize = 4 << 20;
+
 /// Largest message of every other service of ours, in bytes; larger things are sent in chunks.
 pub const MESSAGE_BYTES: usize = 256 << 10;
 
@@ -230,6 +234,8 @@ impl ClientLimits {
 pub fn max_message_bytes(service: &str) -> usize {
     if service.starts_with("skerry.sync.") {
         SYNC_MESSAGE_BYTES
+    } else if service.starts_with("skerry.dmi.") {
+        DMI_MESSAGE_BYTES
     } else if service.starts_with("runtime.") {
         CRI_MESSAGE_BYTES
     } else {

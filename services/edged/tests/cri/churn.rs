@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use skerry_common::{drain, kinds};
 use skerry_test_support::Containerd;
 
-use crate::hub::Hub;
 use crate::ledger::{Ledger, Life, container, mark};
 use crate::left::Places;
 use crate::manager::Manager;
 use crate::node::{IMAGE, wait_within};
+use skerry_test_support::Hub;
 
 /// Kills of the short form.
 const KILLS: usize = 50;

@@ -6,7 +6,6 @@ mod bad_days;
 mod churn;
 mod conformance;
 mod eviction;
-mod hub;
 mod images;
 mod ledger;
 mod left;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::json;
 
-use crate::hub::Hub;
+use skerry_test_support::Hub;
 
 /// A receiver of notifications, with a thread that holds the files which come with them.
 pub(crate) struct Manager {

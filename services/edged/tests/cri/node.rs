@@ -15,7 +15,7 @@ use skerry_test_support::Containerd;
 use tokio::task::JoinHandle;
 
 use crate::api::Identities;
-use crate::hub::Hub;
+use skerry_test_support::Hub;
 
 pub(crate) const IMAGE: &str = "skerry.test/busybox:1";
 /// Processes that one pod may have.

@@ -1,6 +1,8 @@
 //! A stand-in for EdgeHub: a Source and a Sink in this process, with objects that a test sets and
 //! reports that it reads. The protocol is the real one, of `skerry_sync`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,14 +25,20 @@ use tonic::{Request, Response, Status, Streaming};
 
 type Kinds = BTreeMap<String, BTreeMap<Key, (u64, Value)>>;
 
-#[derive(Clone)]
-pub(crate) struct Received {
-    pub(crate) kind: String,
-    pub(crate) uid: String,
-    pub(crate) body: Value,
+/// A report.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Its kind.
+    pub kind: String,
+    /// Uid of the object that it is about.
+    pub uid: String,
+    /// Its JSON; null without one.
+    pub body: Value,
 }
 
-pub(crate) struct Hub {
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Hub {
     kinds: Mutex<Kinds>,
     version: Mutex<u64>,
     /// Whether lists may be called complete.
@@ -71,14 +79,14 @@ impl View for KindView<'_> {
 
 impl Hub {
     /// For an agent in this process.
-    pub(crate) async fn start() -> (Arc<Self>, PipeConnector, drain::Trigger) {
+    pub async fn start() -> (Arc<Self>, PipeConnector, drain::Trigger) {
         let (listener, connector) = skerry_rpc::pipe();
         let (hub, trigger) = Self::listen(Listen::Pipe(listener)).await;
         (hub, connector, trigger)
     }
 
     /// For an agent in a process of its own.
-    pub(crate) async fn start_at(socket: &Path) -> (Arc<Self>, drain::Trigger) {
+    pub async fn start_at(socket: &Path) -> (Arc<Self>, drain::Trigger) {
         Self::listen(Listen::Unix { path: socket.to_owned(), mode: 0o600 }).await
     }
 
@@ -107,21 +115,22 @@ impl Hub {
     }
 
     /// The owner of a token, or of a certificate with this name, is known.
-    pub(crate) fn review(&self, credential: &str, user: &str, allowed: bool) {
+    pub fn review(&self, credential: &str, user: &str, allowed: bool) {
         self.reviews.lock().unwrap().insert(credential.into(), (user.into(), allowed));
     }
 
     /// What was asked: credential, verb, subresource.
-    pub(crate) fn reviewed(&self) -> Vec<String> {
+    pub fn reviewed(&self) -> Vec<String> {
         self.reviewed.lock().unwrap().clone()
     }
 
     /// The cloud is away.
-    pub(crate) fn cut_off_reviews(&self) {
+    pub fn cut_off_reviews(&self) {
         self.reviews_cut_off.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn put(&self, kind: &str, namespace: &str, name: &str, mut body: Value) {
+    /// Sets an object.
+    pub fn put(&self, kind: &str, namespace: &str, name: &str, mut body: Value) {
         let key = Key::new(namespace, name);
         body["metadata"]["name"] = name.into();
         body["metadata"]["namespace"] = namespace.into();
@@ -134,39 +143,43 @@ impl Hub {
         let _ = self.changed.send((kind.into(), Some(key)));
     }
 
-    pub(crate) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+    /// An object as it was set.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         self.kinds.lock().unwrap().get(kind)?.get(&Key::new(namespace, name)).map(|(_, b)| b.clone())
     }
 
-    pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) {
+    /// Deletes an object.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let key = Key::new(namespace, name);
         self.kinds.lock().unwrap().entry(kind.into()).or_default().remove(&key);
         let _ = self.changed.send((kind.into(), Some(key)));
     }
 
     /// Forgets everything without a tombstone and says that it cannot tell: a damaged store.
-    pub(crate) fn lose_everything(&self) {
+    pub fn lose_everything(&self) {
         *self.complete.lock().unwrap() = false;
         self.kinds.lock().unwrap().clear();
         let _ = self.changed.send((String::new(), None));
     }
 
-    pub(crate) fn say_complete(&self) {
+    /// Says that the lists are complete.
+    pub fn say_complete(&self) {
         *self.complete.lock().unwrap() = true;
         let _ = self.changed.send((String::new(), None));
     }
 
-    pub(crate) fn received(&self, kind: &str) -> Vec<Received> {
+    /// All reports of a kind, oldest first.
+    pub fn received(&self, kind: &str) -> Vec<Received> {
         self.received.lock().unwrap().iter().filter(|r| r.kind == kind).cloned().collect()
     }
 
     /// The newest report of a kind for a uid.
-    pub(crate) fn newest(&self, kind: &str, uid: &str) -> Option<Value> {
+    pub fn newest(&self, kind: &str, uid: &str) -> Option<Value> {
         self.received.lock().unwrap().iter().rev().find(|r| r.kind == kind && r.uid == uid).map(|r| r.body.clone())
     }
 
     /// All messages of Events about an object with this reason.
-    pub(crate) fn events(&self, uid: &str, reason: &str) -> Vec<String> {
+    pub fn events(&self, uid: &str, reason: &str) -> Vec<String> {
         self.received("Event")
             .iter()
             .filter(|r| r.uid == uid && r.body["reason"] == reason)

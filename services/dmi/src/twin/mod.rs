@@ -1,0 +1,29 @@
+//! Twins: what a device shall be and what it is, per property.
+//!
+//! Nothing here does IO or reads a clock; [`crate::fleet`] calls it under its lock. Two times come in with
+//! [`Now`]: one that only runs forward, for every interval, and the wall clock, which is shown and never
+//! compared.
+//!
+//! **The rule of convergence.** The authority for a desired value is the Device in the API. A value that is
+//! set on the node (an overlay) is durable at once, holds on the node and travels up with the cloud's value
+//! that it replaces, its base. It ends when the cloud's value becomes another than the base: then it was
+//! accepted, or somebody changed the value in the cloud, who wins. So a write at the edge holds until the
+//! cloud changes that property, and a change in the cloud that was made without knowledge of it wins. A later
+//! write at the edge is not undone by the acceptance of an earlier one: it is told again with the new base.
+
+mod property;
+mod spec;
+mod value;
+
+pub(crate) use property::{CloudChange, Measured, Overlay, Property, Quality, Sync};
+pub(crate) use spec::{PropertySpec, Spec};
+pub(crate) use value::{MAX_VALUE_BYTES, check, same};
+
+/// The two clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// Milliseconds since the start of the process; only runs forward.
+    pub(crate) mono: u64,
+    /// Milliseconds since the epoch; jumps as people and time servers want.
+    pub(crate) wall: i64,
+}

@@ -1,0 +1,263 @@
+//! The stream of a mapper.
+//!
+//! One loop reads it, one writes what the mapper has yet to hear; both end with the stream. Limits: the values
+//! of one message ([`MAX_VALUES`]), one batch at a time, and the mapper's rate: when its tokens are used up the
+//! stream is not read, so that a flood waits in its author. A mapper that does not
+//! read holds up itself alone, and is disconnected by `skerry-rpc`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use skerry_common::Key;
+use skerry_proto::dmi::v1 as pb;
+use skerry_proto::dmi::v1::mapper_message::Message as Up;
+use skerry_proto::dmi::v1::mappers_server::Mappers;
+use skerry_proto::dmi::v1::node_message::Message as M;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use super::told::Told;
+use crate::access::Access;
+use crate::fleet::{Api, Introduction, MapperId};
+use crate::node::Node;
+
+/// Values of one message: a bus with a hundred devices of fifty registers each.
+pub(crate) const MAX_VALUES: u32 = 5_000;
+/// Batches that a mapper should have without an ack; one is taken at a time, and what is beyond waits unread.
+pub(crate) const MAX_UNACKNOWLEDGED: u32 = 64;
+/// States of one message.
+const MAX_STATES: usize = 5_000;
+/// Messages on their way to a mapper.
+const SEND_QUEUE: usize = 64;
+/// Refusals in one ack: the first ones say what is wrong.
+const MAX_REFUSALS: usize = 32;
+
+type Answer = Result<pb::NodeMessage, Status>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Connected {
+    pub(crate) node: Arc<Node>,
+    pub(crate) access: Arc<Access>,
+}
+
+/// One connected mapper.
+struct Session {
+    node: Arc<Node>,
+    id: MapperId,
+    epoch: u64,
+    answers: mpsc::Sender<Answer>,
+}
+
+/// The mapper does not listen any more.
+struct Gone;
+
+#[tonic::async_trait]
+impl Mappers for Connected {
+    type ConnectStream = ReceiverStream<Answer>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::MapperMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let caller = self.access.caller(&request)?;
+        let (answers, queue) = mpsc::channel(SEND_QUEUE);
+        let node = Arc::clone(&self.node);
+        let mut incoming = request.into_inner();
+        tokio::spawn(async move {
+            let closed = answers.clone();
+            let work = async {
+                let served = serve(&node, &caller, &mut incoming, &answers).await;
+                if let Err(status) = served {
+                    let _ = answers.send(Err(status)).await;
+                }
+            };
+            tokio::select! {
+                () = work => {}
+                // Without this the stream of a mapper that left would stay until there is news for it.
+                () = closed.closed() => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(queue)))
+    }
+}
+
+/// Ends the mapper's connection in the fleet however the stream ends.
+struct Place<'s>(&'s Session);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Session { node, id, epoch, .. } = self.0;
+        node.change(|fleet, now| fleet.away(id, *epoch, "its stream has ended", now));
+    }
+}
+
+async fn serve(
+    node: &Arc<Node>,
+    caller: &crate::fleet::Caller,
+    incoming: &mut Streaming<pb::MapperMessage>,
+    answers: &mpsc::Sender<Answer>,
+) -> Result<(), Status> {
+    let hello = skerry_rpc::hello(incoming, |first| match first.message {
+        Some(Up::Hello(hello)) => Some(hello),
+        _ => None,
+    });
+    let Some(hello) = hello.await? else { return Ok(()) };
+    let id = MapperId::checked(&hello.protocol, &hello.name).map_err(Status::invalid_argument)?;
+    node.read(|fleet, _| fleet.may_replace(&id, caller)).map_err(Status::permission_denied)?;
+    let introduction = Introduction {
+        id: id.clone(),
+        api: Api::V1,
+        version: hello.version.chars().take(64).collect(),
+        namespaces: hello.device_namespaces.into_iter().collect::<BTreeSet<_>>(),
+        caller: caller.clone(),
+    };
+    let (epoch, wake) =
+        node.change(|fleet, now| fleet.connect(introduction, now)).map_err(Status::resource_exhausted)?;
+    tracing::info!(mapper = %id, version = hello.version, "mapper connected");
+    let session = Session { node: Arc::clone(node), id, epoch, answers: answers.clone() };
+    let _place = Place(&session);
+    let welcome = pb::Welcome {
+        node: node.name.clone(),
+        max_values_per_message: MAX_VALUES,
+        max_unacknowledged: MAX_UNACKNOWLEDGED,
+        max_values_per_second: node.read(|fleet, _| fleet.values_per_second()),
+    };
+    if session.send(M::Welcome(welcome)).await.is_err() {
+        return Ok(());
+    }
+    tokio::select! {
+        ended = session.read(incoming) => ended,
+        ended = session.write(&wake) => ended,
+    }
+}
+
+impl Session {
+    async fn send(&self, message: M) -> Result<(), Gone> {
+        self.answers.send(Ok(pb::NodeMessage { message: Some(message) })).await.map_err(|_| Gone)
+    }
+
+    /// Tells the mapper what is new, until another connection takes its place.
+    async fn write(&self, wake: &Notify) -> Result<(), Status> {
+        let mut told = Told::default();
+        loop {
+            if !self.node.read(|fleet, _| fleet.is_current(&self.id, self.epoch)) {
+                return Err(Status::aborted("another mapper of the same name has connected"));
+            }
+            let next = self.node.read_mut(|fleet, _| {
+                let key = fleet.next_dirty(&self.id, self.epoch)?;
+                Some(told.about(fleet, &self.id, &key))
+            });
+            let say = match next {
+                Some(say) => say,
+                None => match self.node.read(|fleet, _| told.all(fleet, &self.id)) {
+                    Some(all) => vec![all],
+                    None => {
+                        wake.notified().await;
+                        continue;
+                    }
+                },
+            };
+            for message in say {
+                if self.send(message).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes what the mapper says.
+    async fn read(&self, incoming: &mut Streaming<pb::MapperMessage>) -> Result<(), Status> {
+        let mut last = 0;
+        while let Some(message) = incoming.message().await? {
+            match message.message {
+                Some(Up::Reports(reports)) => {
+                    if reports.sequence <= last {
+                        return Err(Status::invalid_argument("the sequence of reports must grow"));
+                    }
+                    last = reports.sequence;
+                    let ack = self.reports(reports).await?;
+                    if self.send(M::Ack(ack)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Some(Up::States(states)) => self.states(states)?,
+                Some(Up::Applied(applied)) => self.applied(&applied)?,
+                Some(Up::Hello(_)) => return Err(Status::invalid_argument("hello may come only once")),
+                // The answer to a command of a newer node, or a message of a newer mapper.
+                Some(Up::Result(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn reports(&self, reports: pb::Reports) -> Result<pb::ReportsAck, Status> {
+        let count: usize = reports.devices.iter().map(|device| device.values.len()).sum();
+        if count > MAX_VALUES as usize {
+            return Err(Status::invalid_argument(format!("a message may hold {MAX_VALUES} values, not {count}")));
+        }
+        self.node.admit_stream(&self.id, count as u64).await;
+        let sequence = reports.sequence;
+        let mut ack = pb::ReportsAck { sequence, refused: Vec::new() };
+        let mut total = 0;
+        let mut refuse = |device: Option<pb::DeviceKey>, property: String, reason: String, count: usize| {
+            total += count;
+            if ack.refused.len() < MAX_REFUSALS {
+                ack.refused.push(pb::Refusal { sequence, device, property, reason });
+            }
+        };
+        let mut batches: Vec<(Key, pb::DeviceValues)> = Vec::with_capacity(reports.devices.len());
+        for device in reports.devices {
+            match convert::key(device.device.as_ref()) {
+                Ok(key) => batches.push((key, device)),
+                Err(reason) => refuse(device.device, String::new(), reason, device.values.len()),
+            }
+        }
+        self.node.change(|fleet, now| {
+            for (key, device) in batches {
+                let values = device.values.len();
+                let readings = device.values.into_iter().map(convert::reading).collect();
+                match fleet.report(&self.id, &key, readings, now) {
+                    Ok(refused) => {
+                        for (property, reason) in refused {
+                            refuse(Some(convert::to_key(&key)), property, reason, 1);
+                        }
+                    }
+                    Err(reason) => refuse(Some(convert::to_key(&key)), String::new(), reason, values),
+                }
+            }
+        });
+        self.node.metrics.values.inc_by(count.saturating_sub(total) as u64);
+        self.node.metrics.values_refused.inc_by(total as u64);
+        Ok(ack)
+    }
+
+    fn states(&self, states: pb::StateReports) -> Result<(), Status> {
+        if states.states.len() > MAX_STATES {
+            return Err(Status::invalid_argument(format!("a message may hold {MAX_STATES} states")));
+        }
+        for report in states.states {
+            let (Ok(key), Some(state)) = (convert::key(report.device.as_ref()), convert::state(report.state)) else {
+                self.node.metrics.values_refused.inc();
+                continue;
+            };
+            let taken = self
+                .node
+                .change(|fleet, now| fleet.report_state(&self.id, &key, state, state.as_str(), &report.reason, now));
+            // A device that was taken away at the same moment; the mapper hears of that by itself.
+            if taken.is_err() {
+                self.node.metrics.values_refused.inc();
+            }
+        }
+        Ok(())
+    }
+
+    fn applied(&self, applied: &pb::Applied) -> Result<(), Status> {
+        let key = convert::key(applied.device.as_ref()).map_err(Status::invalid_argument)?;
+        let error = (!applied.error.is_empty()).then_some(applied.error.as_str());
+        self.node.change(|fleet, _| fleet.applied(&self.id, &key, &applied.version, error));
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! The stream of `skerry.dmi.v1`, as a mapper that speaks it.
+
+use std::time::Duration;
+
+use serde_json::json;
+use skerry_common::kinds;
+use skerry_proto::dmi::v1 as pb;
+use skerry_proto::dmi::v1::mapper_message::Message as Up;
+use skerry_proto::dmi::v1::mappers_client::MappersClient;
+use skerry_proto::dmi::v1::node_message::Message as Down;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use crate::node::{Node, condition, device, eventually, key, twin};
+
+pub(crate) struct Mapper {
+    send: mpsc::Sender<pb::MapperMessage>,
+    receive: Streaming<pb::NodeMessage>,
+    sequence: u64,
+}
+
+impl Mapper {
+    pub(crate) async fn connect(node: &Node, name: &str) -> Self {
+        let hello =
+            pb::Hello { name: name.into(), version: "1".into(), protocol: "modbus".into(), ..Default::default() };
+        let (mut mapper, first) = Self::open(node, hello).await.unwrap();
+        match first {
+            Some(Down::Welcome(welcome)) => assert_eq!(welcome.node, "edge-1"),
+            other => panic!("{other:?}"),
+        }
+        mapper.sequence = 0;
+        mapper
+    }
+
+    async fn open(node: &Node, hello: pb::Hello) -> Result<(Self, Option<Down>), tonic::Status> {
+        let (send, queue) = mpsc::channel(64);
+        send.send(pb::MapperMessage { message: Some(Up::Hello(hello)) }).await.unwrap();
+        let mut client = MappersClient::new(node.channel()).max_decoding_message_size(4 << 20);
+        let mut receive = client.connect(ReceiverStream::new(queue)).await?.into_inner();
+        let first = receive.message().await?.and_then(|message| message.message);
+        Ok((Self { send, receive, sequence: 0 }, first))
+    }
+
+    pub(crate) async fn say(&self, message: Up) {
+        self.send.send(pb::MapperMessage { message: Some(message) }).await.unwrap();
+    }
+
+    pub(crate) async fn hear(&mut self) -> Down {
+        let next = tokio::time::timeout(Duration::from_secs(10), self.receive.message()).await;
+        next.expect("nothing came").unwrap().expect("the stream ended").message.unwrap()
+    }
+
+    /// Everything up to AllSent.
+    async fn all(&mut self) -> Vec<Down> {
+        let mut heard = Vec::new();
+        loop {
+            match self.hear().await {
+                Down::AllSent(_) => return heard,
+                other => heard.push(other),
+            }
+        }
+    }
+
+    /// The next device; takes it over.
+    pub(crate) async fn take_device(&mut self) -> pb::Device {
+        loop {
+            if let Down::Device(device) = self.hear().await {
+                let applied =
+                    pb::Applied { device: device.key.clone(), version: device.version.clone(), error: String::new() };
+                self.say(Up::Applied(applied)).await;
+                return device;
+            }
+        }
+    }
+
+    pub(crate) async fn report(&mut self, name: &str, values: Vec<pb::Value>) -> pb::ReportsAck {
+        self.sequence += 1;
+        let devices = vec![pb::DeviceValues { device: Some(key(name)), values }];
+        self.say(Up::Reports(pb::Reports { sequence: self.sequence, devices })).await;
+        loop {
+            if let Down::Ack(ack) = self.hear().await {
+                assert_eq!(ack.sequence, self.sequence);
+                return ack;
+            }
+        }
+    }
+
+    pub(crate) async fn state(&self, name: &str, state: pb::DeviceState, reason: &str) {
+        let report = pb::StateReport { device: Some(key(name)), state: state.into(), reason: reason.into() };
+        self.say(Up::States(pb::StateReports { states: vec![report] })).await;
+    }
+}
+
+pub(crate) fn value(property: &str, value: pb::value::Value) -> pb::Value {
+    pb::Value { property: property.into(), value: Some(value), quality: pb::Quality::Good.into(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn from_a_device_to_its_status_and_back() {
+    use pb::value::Value as V;
+    let node = Node::start().await;
+    node.put_boiler("b1");
+    let mut mapper = Mapper::connect(&node, "m").await;
+    let heard = mapper.all().await;
+    let [Down::Model(model), Down::Device(device)] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!(model.properties.len(), 2);
+    assert!(!model.properties[0].writable && model.properties[1].writable);
+    let config: serde_json::Value = serde_json::from_slice(&device.protocol_config).unwrap();
+    assert_eq!(config, json!({ "address": "10.0.0.7", "unit": 1, "keepAlive": true, "timeoutMs": 500 }));
+    let temperature = &device.properties[0];
+    let visitor: serde_json::Value = serde_json::from_slice(&temperature.visitor_config).unwrap();
+    assert_eq!(visitor, json!({ "register": "InputRegister", "scale": 0.5, "offset": 4 }));
+    assert_eq!((temperature.collect_cycle_ms, temperature.report_cycle_ms), (500, 1000));
+    assert_eq!((device.properties[1].collect_cycle_ms, device.state_report_cycle_ms), (1000, 2000));
+    let wanted = device.properties[1].desired.clone().unwrap();
+    assert_eq!(wanted.value, "40");
+
+    let applied = pb::Applied { device: device.key.clone(), version: device.version.clone(), error: String::new() };
+    mapper.say(Up::Applied(applied)).await;
+    mapper.state("b1", pb::DeviceState::Online, "").await;
+    let exact = 0.1 + 0.2;
+    let ack = mapper.report("b1", vec![value("temperature", V::Number(exact)), value("nothing", V::Integer(1))]).await;
+    assert_eq!(ack.refused.len(), 1);
+    assert_eq!(ack.refused[0].property, "nothing");
+    let view = node.until("b1", |v| condition(v, "Ready").status && condition(v, "Online").status).await;
+    assert_eq!(twin(&view, "temperature").reported.as_deref(), Some("0.30000000000000004"));
+    assert!(!condition(&view, "Synced").status, "{view:?}");
+
+    let done = pb::Value { property: "setpoint".into(), desired_version: wanted.version, ..Default::default() };
+    mapper.report("b1", vec![done]).await;
+    let status = node.status("b1", |s| s["status"]["conditions"][2]["status"] == "True").await;
+    assert_eq!(status["metadata"]["uid"], "uid-b1");
+    assert_eq!(status["status"]["state"], "online");
+    let twins = status["status"]["twins"].as_array().unwrap();
+    let reported = twins.iter().find(|t| t["propertyName"] == "temperature").unwrap();
+    assert_eq!(reported["reported"]["value"], "0.30000000000000004");
+    assert_eq!(reported["reported"]["metadata"]["quality"], "Good");
+    assert_eq!(reported["reported"]["metadata"]["type"], "DOUBLE");
+}
+
+#[tokio::test]
+async fn a_value_set_on_the_node_is_durable_and_travels_up() {
+    let mut node = Node::start().await;
+    node.put_boiler("b1");
+    let mut mapper = Mapper::connect(&node, "m").await;
+    mapper.take_device().await;
+    let set = |value: &str| pb::SetDesiredRequest {
+        device: Some(key("b1")),
+        property: "setpoint".into(),
+        value: value.into(),
+    };
+    let version = node.devices().set_desired(set("55")).await.unwrap().into_inner().version;
+    loop {
+        if let Down::Desired(desired) = mapper.hear().await {
+            assert_eq!((desired.value.as_str(), &desired.version), ("55", &version));
+            break;
+        }
+    }
+    let told = eventually(async || node.hub.received(kinds::DEVICE_DESIRED).pop()).await.unwrap();
+    let base = skerry_common::kinds::desired_base(Some("40"));
+    assert_eq!(told.body, json!({ "device": "b1", "property": "setpoint", "value": "55", "base": base }));
+    for (wrong, code) in [
+        (set("91"), Code::InvalidArgument),
+        (set("warm"), Code::InvalidArgument),
+        (pb::SetDesiredRequest { property: "temperature".into(), ..set("1") }, Code::InvalidArgument),
+        (pb::SetDesiredRequest { device: Some(key("b9")), ..set("1") }, Code::NotFound),
+        (pb::SetDesiredRequest { device: None, ..set("1") }, Code::InvalidArgument),
+    ] {
+        assert_eq!(node.devices().set_desired(wrong).await.unwrap_err().code(), code);
+    }
+
+    // A crash: what was acknowledged is still wanted, and told to the cloud again.
+    let before = node.hub.received(kinds::DEVICE_DESIRED).len();
+    node.kill().await;
+    node.run().await;
+    let view = node.until("b1", |v| twin(v, "setpoint").desired.as_deref() == Some("55")).await;
+    assert_eq!(twin(&view, "setpoint").desired_origin(), pb::DesiredOrigin::Edge);
+    eventually(async || (node.hub.received(kinds::DEVICE_DESIRED).len() > before).then_some(())).await.unwrap();
+
+    // The cloud accepts it: the value stays, and is the cloud's.
+    let mut accepted = device("b1");
+    accepted["spec"]["properties"][1]["desired"]["value"] = "55".into();
+    accepted["metadata"]["generation"] = 2.into();
+    node.hub.put(kinds::DEVICE, "plant", "b1", accepted.clone());
+    let cloud = |v: &pb::DeviceView| twin(v, "setpoint").desired_origin() == pb::DesiredOrigin::Cloud;
+    assert_eq!(twin(&node.until("b1", cloud).await, "setpoint").desired.as_deref(), Some("55"));
+    // A change in the cloud wins over what is set on the node before it is known.
+    node.devices().set_desired(set("60")).await.unwrap();
+    accepted["spec"]["properties"][1]["desired"]["value"] = "70".into();
+    node.hub.put(kinds::DEVICE, "plant", "b1", accepted);
+    assert_eq!(twin(&node.until("b1", cloud).await, "setpoint").desired.as_deref(), Some("70"));
+    node.stop().await;
+}
