@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 SKERRY := target/debug/skerry
 JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
-SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged
+SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged skerry-dmi
 
 .PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist dist-edge \
 	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear clean

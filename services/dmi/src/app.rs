@@ -63,7 +63,7 @@ impl Dmi {
         telemetry: &skerry_telemetry::Registry,
     ) -> Result<Self, Error> {
         config.check()?;
-        let group = config.socket_group.as_deref().map(group).transpose()?;
+        let group = config.dmi.socket_group.as_deref().map(group).transpose()?;
         let persist = Persist::open(&config.store, telemetry).await?;
         let loaded = persist.load().await?;
         let mut fleet = Fleet::new(config.settings());
@@ -71,16 +71,16 @@ impl Dmi {
         let metrics = telemetry.sub("dmi", Metrics::new);
         let node = Node::new(config.node_name.to_string(), fleet, persist, metrics);
 
-        folder(&config.socket)?;
-        let listen = Listen::Unix { path: config.socket.clone(), mode: SOCKET_MODE };
+        folder(&config.dmi.socket)?;
+        let listen = Listen::Unix { path: config.dmi.socket.clone(), mode: SOCKET_MODE };
         let server = ServerConfig::new("dmi", listen, policy()).metrics(skerry_rpc::Metrics::new(telemetry));
         let bound = Server::bind(server).await.map_err(Error::Serve)?;
         if let Some(group) = group {
             // Wider only now: until here it was root's alone.
-            std::os::unix::fs::chown(&config.socket, None, Some(group))
-                .map_err(|source| Error::Io { path: config.socket.clone(), source })?;
+            std::os::unix::fs::chown(&config.dmi.socket, None, Some(group))
+                .map_err(|source| Error::Io { path: config.dmi.socket.clone(), source })?;
         }
-        let access = Arc::new(Access::new(config.allowed_uids.clone(), group));
+        let access = Arc::new(Access::new(config.dmi.allowed_uids.clone(), group));
         let channel = match connect {
             Connect::Socket(path) => Channel::unix(path),
             Connect::Pipe(connector) => Channel::pipe(connector),
@@ -90,7 +90,7 @@ impl Dmi {
 
     /// Where mappers connect to.
     pub fn socket(&self) -> &Path {
-        &self.config.socket
+        &self.config.dmi.socket
     }
 
     /// Runs until told to stop.
@@ -126,7 +126,7 @@ impl Dmi {
             telling.await;
             Error::TaskEnded("statuses")
         });
-        let saving = status::save(Arc::clone(&node), Duration::from_secs(config.checkpoint_seconds));
+        let saving = status::save(Arc::clone(&node), Duration::from_secs(config.dmi.checkpoint_seconds));
         tasks.spawn(async move {
             saving.await;
             Error::TaskEnded("checkpoints")

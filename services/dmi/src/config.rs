@@ -46,6 +46,46 @@ impl Default for Quotas {
     }
 }
 
+/// What can be configured of devices on a node: `dmi` in `edge.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Options {
+    /// Socket for mappers and people.
+    pub socket: PathBuf,
+    /// Group that may use the socket, beside root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_group: Option<String>,
+    /// Users that may use the socket, if its file lets them: by default only root, and members of the group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_uids: Vec<u32>,
+    /// Folders below which mappers may have their sockets; the usual ones when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mapper_socket_dirs: Vec<PathBuf>,
+    /// Seconds between two statuses of a device with changed values.
+    pub status_seconds: u64,
+    /// Seconds between two statuses of a device whose values are only confirmed.
+    pub refresh_seconds: u64,
+    /// Seconds between two checkpoints of reported values.
+    pub checkpoint_seconds: u64,
+    /// What one mapper may do.
+    pub quotas: Quotas,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_SOCKET.into(),
+            socket_group: None,
+            allowed_uids: Vec::new(),
+            mapper_socket_dirs: Vec::new(),
+            status_seconds: STATUS_SECONDS,
+            refresh_seconds: REFRESH_SECONDS,
+            checkpoint_seconds: CHECKPOINT_SECONDS,
+            quotas: Quotas::default(),
+        }
+    }
+}
+
 /// See the module documentation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -54,33 +94,12 @@ pub struct Config {
     pub node_name: NodeName,
     /// Folder of the store.
     pub store: PathBuf,
-    /// Socket for mappers and people.
-    #[serde(default = "socket")]
-    pub socket: PathBuf,
-    /// Group that may use the socket, beside root.
-    #[serde(default)]
-    pub socket_group: Option<String>,
-    /// Users that may use the socket, if its file lets them: by default only root, and members of the group.
-    #[serde(default)]
-    pub allowed_uids: Vec<u32>,
-    /// Folders below which mappers may have their sockets; the usual ones when empty.
-    #[serde(default)]
-    pub mapper_socket_dirs: Vec<PathBuf>,
     /// Socket of EdgeHub, for a process of its own.
     #[serde(default = "edgehub")]
     pub edgehub: PathBuf,
-    /// Seconds between two statuses of a device with changed values.
-    #[serde(default = "status_seconds")]
-    pub status_seconds: u64,
-    /// Seconds between two statuses of a device whose values are only confirmed.
-    #[serde(default = "refresh_seconds")]
-    pub refresh_seconds: u64,
-    /// Seconds between two checkpoints of reported values.
-    #[serde(default = "checkpoint_seconds")]
-    pub checkpoint_seconds: u64,
-    /// What one mapper may do.
+    /// Everything else.
     #[serde(default)]
-    pub quotas: Quotas,
+    pub dmi: Options,
 }
 
 /// How dmi reaches EdgeHub.
@@ -95,34 +114,22 @@ pub enum Connect {
 impl Config {
     /// A configuration with all defaults.
     pub fn new(node_name: NodeName, store: PathBuf) -> Self {
-        Self {
-            node_name,
-            store,
-            socket: socket(),
-            socket_group: None,
-            allowed_uids: Vec::new(),
-            mapper_socket_dirs: Vec::new(),
-            edgehub: edgehub(),
-            status_seconds: STATUS_SECONDS,
-            refresh_seconds: REFRESH_SECONDS,
-            checkpoint_seconds: CHECKPOINT_SECONDS,
-            quotas: Quotas::default(),
-        }
+        Self { node_name, store, edgehub: edgehub(), dmi: Options::default() }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |why: &str| Err(Error::Options(why.into()));
         let absolute = |path: &Path| path.is_absolute() && path.to_str().is_some();
-        if !absolute(&self.store) || !absolute(&self.socket) {
+        if !absolute(&self.store) || !absolute(&self.dmi.socket) {
             return bad("store and socket must be absolute paths");
         }
-        if self.mapper_socket_dirs.iter().any(|dir| !absolute(dir)) {
+        if self.dmi.mapper_socket_dirs.iter().any(|dir| !absolute(dir)) {
             return bad("mapperSocketDirs must be absolute paths");
         }
-        if self.quotas.values_per_second == 0 || self.quotas.calls_per_second == 0 {
+        if self.dmi.quotas.values_per_second == 0 || self.dmi.quotas.calls_per_second == 0 {
             return bad("quotas must be at least 1");
         }
-        if self.status_seconds == 0 || self.refresh_seconds == 0 || self.checkpoint_seconds == 0 {
+        if self.dmi.status_seconds == 0 || self.dmi.refresh_seconds == 0 || self.dmi.checkpoint_seconds == 0 {
             return bad("statusSeconds, refreshSeconds and checkpointSeconds must be at least 1");
         }
         Ok(())
@@ -130,10 +137,10 @@ impl Config {
 
     /// Folders below which mappers may have their sockets.
     pub(crate) fn mapper_dirs(&self) -> Vec<PathBuf> {
-        if !self.mapper_socket_dirs.is_empty() {
-            return self.mapper_socket_dirs.clone();
+        if !self.dmi.mapper_socket_dirs.is_empty() {
+            return self.dmi.mapper_socket_dirs.clone();
         }
-        let own = self.socket.parent().map(Path::to_owned);
+        let own = self.dmi.socket.parent().map(Path::to_owned);
         MAPPER_DIRS.iter().map(PathBuf::from).chain(own).collect()
     }
 
@@ -141,33 +148,20 @@ impl Config {
         let ms = |seconds: u64| seconds.saturating_mul(1000);
         crate::fleet::Settings {
             limits: crate::fleet::Limits {
-                values_per_second: self.quotas.values_per_second,
-                calls_per_second: self.quotas.calls_per_second,
+                values_per_second: self.dmi.quotas.values_per_second,
+                calls_per_second: self.dmi.quotas.calls_per_second,
             },
-            pace: crate::fleet::Pace { values_ms: ms(self.status_seconds), refresh_ms: ms(self.refresh_seconds) },
+            pace: crate::fleet::Pace {
+                values_ms: ms(self.dmi.status_seconds),
+                refresh_ms: ms(self.dmi.refresh_seconds),
+            },
             offline_ms: ms(OFFLINE_SECONDS),
         }
     }
 }
 
-fn socket() -> PathBuf {
-    DEFAULT_SOCKET.into()
-}
-
 fn edgehub() -> PathBuf {
     DEFAULT_EDGEHUB.into()
-}
-
-fn status_seconds() -> u64 {
-    STATUS_SECONDS
-}
-
-fn refresh_seconds() -> u64 {
-    REFRESH_SECONDS
-}
-
-fn checkpoint_seconds() -> u64 {
-    CHECKPOINT_SECONDS
 }
 
 #[cfg(test)]
@@ -180,15 +174,14 @@ mod tests {
         let parse = |text: &str| skerry_common::parse::<Config>(text, "test");
         let config = parse("nodeName: edge-1\nstore: /var/lib/skerry/dmi\n").unwrap();
         config.check().unwrap();
-        assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
+        assert_eq!(config.dmi.socket, PathBuf::from(DEFAULT_SOCKET));
         assert!(parse("nodeName: edge-1\nstore: /s\nport: 1\n").is_err());
-        for wrong in [
-            "store: s",
-            "store: /s\nsocket: dmi.sock",
-            "store: /s\nstatusSeconds: 0",
-            "store: /s\nquotas: {callsPerSecond: 0}",
-        ] {
-            assert!(parse(&format!("nodeName: edge-1\n{wrong}\n")).unwrap().check().is_err(), "{wrong}");
+        assert!(parse("nodeName: edge-1\nstore: /s\ndmi: {port: 1}\n").is_err());
+        assert!(parse("nodeName: edge-1\nstore: s\n").unwrap().check().is_err());
+        for wrong in ["socket: dmi.sock", "statusSeconds: 0", "quotas: {callsPerSecond: 0}", "mapperSocketDirs: [run]"]
+        {
+            let text = format!("nodeName: edge-1\nstore: /s\ndmi: {{{wrong}}}\n");
+            assert!(parse(&text).unwrap().check().is_err(), "{wrong}");
         }
     }
 }

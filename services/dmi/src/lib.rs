@@ -26,5 +26,5 @@ mod v1;
 mod v1beta1;
 
 pub use app::Dmi;
-pub use config::{Config, Connect, DEFAULT_SOCKET, Quotas};
+pub use config::{Config, Connect, DEFAULT_SOCKET, Options, Quotas};
 pub use error::Error;

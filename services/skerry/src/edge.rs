@@ -1,7 +1,7 @@
 //! `skerry edge`: the services of a node in one process.
 //!
-//! edgehub and edged run as tasks; edged reaches edgehub over its unix socket, as it would from a
-//! process of its own. A task that ends is fatal: the process stops and its supervisor starts it again,
+//! edgehub, edged and dmi run as tasks; the others reach edgehub over its unix socket, as they would from a
+//! process of their own. A task that ends is fatal: the process stops and its supervisor starts it again,
 //! while pods go on. systemd is told when the services are up, and its watchdog is fed while they are
 //! alive. SIGTERM drains within [`DRAIN`].
 
@@ -14,11 +14,13 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skerry_common::{NodeName, drain, exit, notify};
+use skerry_dmi::Dmi;
 use skerry_edged::{Edged, NodeConfig};
 use skerry_edgehub::EdgeHub;
 use skerry_identity::{Clock, CredentialStore, Credentials, TrustDomain};
 use skerry_proto::edge::v1::GetStatusRequest;
 use skerry_proto::edge::v1::edge_client::EdgeClient;
+use tokio::sync::oneshot;
 use tonic::Request;
 
 use crate::failure::{Context as _, Failure, Result};
@@ -88,7 +90,7 @@ pub(crate) struct EdgeConfig {
     /// Control group above all pods.
     #[serde(default = "cgroup_root")]
     pub(crate) cgroup_root: String,
-    /// Address of edgehub's admin server; edged takes the next port.
+    /// Address of edgehub's admin server; edged and dmi take the next ports.
     pub(crate) admin_listen: SocketAddr,
     /// Address of edged's kubelet API.
     #[serde(default = "kubelet_listen")]
@@ -108,10 +110,13 @@ pub(crate) struct EdgeConfig {
     /// DNS, limits, reservations, eviction, images, logs, shutdown; names and defaults are the kubelet's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) node: NodeConfig,
+    /// Devices: the socket of mappers, who may use it, and what one may do.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) dmi: skerry_dmi::Options,
 }
 
-fn is_default(node: &NodeConfig) -> bool {
-    *node == NodeConfig::default()
+fn is_default<T: Default + PartialEq>(section: &T) -> bool {
+    *section == T::default()
 }
 
 pub(crate) fn kubelet_listen() -> SocketAddr {
@@ -139,7 +144,16 @@ impl EdgeConfig {
 
     /// Address of edged's admin server.
     pub(crate) fn edged_admin(&self) -> SocketAddr {
-        SocketAddr::new(self.admin_listen.ip(), self.admin_listen.port().saturating_add(1))
+        self.admin(1)
+    }
+
+    /// Address of dmi's admin server.
+    pub(crate) fn dmi_admin(&self) -> SocketAddr {
+        self.admin(2)
+    }
+
+    fn admin(&self, offset: u16) -> SocketAddr {
+        SocketAddr::new(self.admin_listen.ip(), self.admin_listen.port().saturating_add(offset))
     }
 
     /// The configuration file of edgehub in a process of its own.
@@ -180,6 +194,16 @@ impl EdgeConfig {
         file
     }
 
+    /// The configuration file of dmi in a process of its own.
+    pub(crate) fn dmi_file(&self) -> Value {
+        json!({
+            "nodeName": self.node_name,
+            "store": self.data_dir.join(places::DMI_STORE),
+            "edgehub": self.data_dir.join(places::EDGE_SOCKET),
+            "dmi": self.dmi,
+        })
+    }
+
     /// Writes it. With this file the node is complete.
     pub(crate) fn save(&self) -> Result<()> {
         let text = serde_saphyr::to_string(self).or_fail(|| "cannot write the node's configuration".into())?;
@@ -193,10 +217,11 @@ pub(crate) async fn run(args: EdgeArgs) -> Result<()> {
     let config = EdgeConfig::load(&args.data_dir)?;
     let deadline = DRAIN.saturating_add(Duration::try_from(config.node.shutdown_grace_period).unwrap_or_default());
     let mut tasks = Tasks::new(deadline);
-    // EdgeHub stops after edged, whose last words it takes.
-    let (after_edged, hub_stop) = drain::channel(DRAIN);
+    // EdgeHub stops after the others, whose last words it takes.
+    let (after_others, hub_stop) = drain::channel(DRAIN);
     edgehub(&config, &mut tasks, hub_stop).await?;
-    edged(&config, &mut tasks, after_edged).await?;
+    let dmi_ended = dmi(&config, &mut tasks).await?;
+    edged(&config, &mut tasks, dmi_ended, after_others).await?;
     notify::notify("READY=1");
     tracing::info!(node = %config.node_name, "node services run");
     let socket = config.data_dir.join(places::EDGE_SOCKET);
@@ -230,7 +255,32 @@ async fn edgehub(config: &EdgeConfig, tasks: &mut Tasks, stop: drain::Watch) -> 
     Ok(())
 }
 
-async fn edged(config: &EdgeConfig, tasks: &mut Tasks, after: drain::Trigger) -> Result<()> {
+/// Starts dmi. The receiver hears when it has ended.
+async fn dmi(config: &EdgeConfig, tasks: &mut Tasks) -> Result<oneshot::Receiver<()>> {
+    let (registry, _) = tasks.admin(config.dmi_admin()).await?;
+    let options = skerry_dmi::Config {
+        dmi: config.dmi.clone(),
+        ..skerry_dmi::Config::new(config.node_name.clone(), config.data_dir.join(places::DMI_STORE))
+    };
+    let connect = skerry_dmi::Connect::Socket(config.data_dir.join(places::EDGE_SOCKET));
+    let dmi = Dmi::build(options, connect, &registry).await.or_fail(|| "cannot start dmi".into())?;
+    let stop = tasks.stop();
+    let guard = stop.guard();
+    let (ended, hears) = oneshot::channel();
+    tasks.spawn("dmi", async move {
+        let _guard = guard;
+        let _ended = ended;
+        dmi.run(stop).await.or_fail(|| "it ended".into())
+    });
+    Ok(hears)
+}
+
+async fn edged(
+    config: &EdgeConfig,
+    tasks: &mut Tasks,
+    dmi_ended: oneshot::Receiver<()>,
+    after: drain::Trigger,
+) -> Result<()> {
     let (registry, _) = tasks.admin(config.edged_admin()).await?;
     let socket = config.data_dir.join(places::EDGE_SOCKET);
     let taint =
@@ -260,6 +310,7 @@ async fn edged(config: &EdgeConfig, tasks: &mut Tasks, after: drain::Trigger) ->
     tasks.spawn("edged", async move {
         let _guard = guard;
         let ended = edged.run(stop).await.or_fail(|| "it ended".into());
+        let _ = dmi_ended.await;
         after.drain().await;
         ended
     });
@@ -304,6 +355,7 @@ mod tests {
             taints: vec![Taint::parse("a=b:NoExecute").unwrap(), Taint::parse("c:NoSchedule").unwrap()],
             static_pod_path: Some("/etc/kubernetes/manifests".into()),
             node: NodeConfig { shutdown_grace_period: jiff::SignedDuration::from_secs(90), ..NodeConfig::default() },
+            dmi: skerry_dmi::Options { socket: dir.path().join("dmi.sock"), ..skerry_dmi::Options::default() },
         };
         config.save().unwrap();
         assert_eq!(EdgeConfig::load(dir.path()).unwrap(), config);

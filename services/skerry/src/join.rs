@@ -58,7 +58,7 @@ pub(crate) struct JoinArgs {
     /// Control group above all pods.
     #[arg(long, default_value = skerry_edged::DEFAULT_CGROUP_ROOT)]
     pub(crate) cgroup_root: String,
-    /// Address of edgehub's admin server; edged takes the next port.
+    /// Address of edgehub's admin server; edged and dmi take the next ports.
     #[arg(long, default_value_t = places::loopback(places::EDGEHUB_ADMIN_PORT))]
     pub(crate) admin_listen: std::net::SocketAddr,
     /// Address of the kubelet API: logs, exec and port-forward of this node's pods.
@@ -73,6 +73,9 @@ pub(crate) struct JoinArgs {
     /// How the node looks after itself; changed in the file.
     #[arg(skip)]
     pub(crate) node: Box<skerry_edged::NodeConfig>,
+    /// Socket of mappers: where KubeEdge's look for it.
+    #[arg(long, default_value = skerry_dmi::DEFAULT_SOCKET)]
+    pub(crate) dmi_socket: PathBuf,
 }
 
 /// Joins, and tells how.
@@ -177,6 +180,7 @@ fn wanted(args: &JoinArgs) -> Result<EdgeConfig> {
         taints,
         static_pod_path: args.static_pod_path.as_deref().map(places::absolute).transpose()?,
         node: (*args.node).clone(),
+        dmi: skerry_dmi::Options { socket: places::absolute(&args.dmi_socket)?, ..skerry_dmi::Options::default() },
     })
 }
 

@@ -21,6 +21,11 @@ pub(crate) const EDGE_SOCKET: &str = "edgehub.sock";
 pub(crate) const EDGE_STORE: &str = "store";
 /// Folder of edged's volumes and files of pods, in its directory.
 pub(crate) const EDGED_ROOT: &str = "edged";
+/// Folder of dmi's store, in its directory.
+pub(crate) const DMI_STORE: &str = "dmi";
+/// dmi's socket for mappers in the directory of a node that shares its machine with others.
+#[cfg(feature = "cloud")]
+pub(crate) const DMI_SOCKET: &str = "dmi.sock";
 /// Where the logs of pods go on a node: where log collectors look for them.
 pub(crate) const POD_LOG_DIR: &str = "/var/log/pods";
 /// Name of the kubeconfig in the directory of `up`.
@@ -80,6 +85,8 @@ mod tests {
             ("edgehub", loopback(EDGEHUB_ADMIN_PORT).to_string()),
             ("edged", loopback(EDGEHUB_ADMIN_PORT + 1).to_string()),
             ("edged", format!("0.0.0.0:{KUBELET_PORT}")),
+            ("dmi", skerry_dmi::DEFAULT_SOCKET.to_owned()),
+            ("dmi", loopback(EDGEHUB_ADMIN_PORT + 2).to_string()),
         ] {
             assert!(
                 table.iter().any(|l| l.starts_with(&format!("| {process} ")) && l.contains(&format!("| {address} |"))),

@@ -64,8 +64,9 @@ impl Machine {
             "cgroupRoot": containerd.cgroup_root(),
             // The disk of the machine is what it is: a full one is not what is measured.
             "node": { "evictionHard": {} },
+            "dmi": { "socket": data.join("dmi.sock") },
             "adminListen": format!("127.0.0.1:{admin_port}"),
-            "kubeletListen": format!("127.0.0.1:{}", admin_port + 2),
+            "kubeletListen": format!("127.0.0.1:{}", admin_port + 3),
         });
         std::fs::write(data.join("edge.yaml"), config.to_string())?;
         let mut machine = Self { agent: None, name, program: program.to_owned(), data, logs, link, containerd };

@@ -91,5 +91,10 @@ fn every_server_explains_itself() {
     let socket = format!("unix:{}/edge/edgehub.sock", system.dir().display());
     let edge = ["skerry.edge.v1.Edge", reviews, sync[0], sync[1]];
     check("edgehub", &client(&[&socket]), &edge, &edge);
+
+    let socket = format!("unix:{}/edge/dmi.sock", system.dir().display());
+    let devices = ["skerry.dmi.v1.Devices", "skerry.dmi.v1.Mappers", "v1beta1.DeviceManagerService"];
+    // A report of a device that is not there is refused to every caller.
+    check("dmi", &client(&[&socket]), &devices, &devices[..2]);
     system.down().unwrap();
 }

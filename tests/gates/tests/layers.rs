@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // layer 4, edge
     ("skerry-edgehub", LAYER_3),
     ("skerry-edged", EDGE),
+    ("skerry-dmi", EDGE),
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
@@ -75,6 +76,7 @@ const LAYER_3: &[&str] = &[
     "skerry-rpc",
 ];
 const EDGE: &[&str] = &[
+    "skerry-k8s-types",
     "skerry-proto",
     "skerry-telemetry",
     "skerry-common",

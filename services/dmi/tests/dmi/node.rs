@@ -43,9 +43,9 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let (hub, connector, trigger) = Hub::start().await;
         let mut config = Config::new(NodeName::parse("edge-1").unwrap(), dir.path().join("store"));
-        config.socket = dir.path().join("dmi.sock");
-        config.mapper_socket_dirs = vec![dir.path().to_owned()];
-        config.status_seconds = 1;
+        config.dmi.socket = dir.path().join("dmi.sock");
+        config.dmi.mapper_socket_dirs = vec![dir.path().to_owned()];
+        config.dmi.status_seconds = 1;
         change(&mut config);
         Self { hub, connector, dir, config, running: None, _hub: trigger }
     }
@@ -74,7 +74,7 @@ impl Node {
     }
 
     pub(crate) fn socket(&self) -> &Path {
-        &self.config.socket
+        &self.config.dmi.socket
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

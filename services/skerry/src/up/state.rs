@@ -23,7 +23,7 @@ pub(crate) struct Admin {
     pub(crate) apiserver: SocketAddr,
     /// Of the controllers.
     pub(crate) controllers: SocketAddr,
-    /// Of edgehub; edged takes the next port.
+    /// Of edgehub; edged and dmi take the next ports.
     pub(crate) edgehub: SocketAddr,
 }
 
@@ -75,8 +75,13 @@ impl Ports {
             apiserver: at(1),
             edgecontroller: at(2),
             kubelet: every_interface(base.saturating_add(9)),
-            admin: Admin { hub: at(3), edgecontroller: at(4), apiserver: at(5), controllers: at(6), edgehub: at(7) },
+            admin: Admin { hub: at(3), edgecontroller: at(4), apiserver: at(5), controllers: at(6), edgehub: at(12) },
         }
+    }
+
+    /// Whether these are the usual ones: the only system of this machine.
+    pub(crate) fn usual(&self) -> bool {
+        self.admin == Self::default().admin
     }
 
     /// How this machine reaches the hub.

@@ -97,7 +97,9 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
         };
         let (token, _) = cluster::create_token(client, request).await?;
         steps.done(format!("join token {} for {}", token.id(), state.node));
+        let usual = state.ports.usual().then(|| skerry_dmi::DEFAULT_SOCKET.into());
         let args = JoinArgs {
+            dmi_socket: usual.unwrap_or_else(|| data_dir.join(places::DMI_SOCKET)),
             hub: vec![state.ports.local_hub().to_string()],
             token: token.reveal(),
             node_name: Some(state.node.clone()),

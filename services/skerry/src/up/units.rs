@@ -82,7 +82,8 @@ pub(super) fn edge(found: &Places, state: &State) -> Result<()> {
     let config = EdgeConfig::load(&data_dir)?;
     let socket = text(&data_dir.join(places::EDGE_SOCKET))?;
     service(found, 8, "edgehub", &config.edgehub_file(), config.admin_listen, &["--socket", &socket])?;
-    service(found, 9, "edged", &config.edged_file(), config.edged_admin(), &[])
+    service(found, 9, "edged", &config.edged_file(), config.edged_admin(), &[])?;
+    service(found, 9, "dmi", &config.dmi_file(), config.dmi_admin(), &[])
 }
 
 fn hub_source(ports: &Ports) -> Value {
