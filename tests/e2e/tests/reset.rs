@@ -68,6 +68,8 @@ fn a_node_joins_runs_a_pod_and_is_reset_without_harm_to_others() {
             logs.to_str().unwrap(),
             "--admin-listen",
             "127.0.0.1:21450",
+            "--dmi-socket",
+            folder.join("dmi.sock").to_str().unwrap(),
             "--no-start",
         ])
         .unwrap();
