@@ -8,6 +8,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -29,7 +30,10 @@ pub(crate) fn huge_pages(target: &Path, options: &str) -> io::Result<bool> {
 }
 
 fn memory(kind: &str, target: &Path, options: &str) -> io::Result<bool> {
-    if points()?.iter().any(|p| p == target) {
+    // Each such mount is a device of its own. The mount table would say the same, and is long where many
+    // pods run.
+    let device = |path: &Path| fs::symlink_metadata(path).map(|m| m.dev());
+    if device(target)? != device(target.parent().unwrap_or(target))? {
         return Ok(false);
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -51,19 +55,19 @@ pub(crate) fn unmount(target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Detaches every mount at or below the given directories, the last one first.
-pub(crate) fn unmount_below(dirs: &[&Path]) {
-    for point in points().unwrap_or_default().iter().rev() {
-        if dirs.iter().any(|d| point.starts_with(d)) {
-            let _ = umount2(point, MntFlags::MNT_DETACH);
-        }
+/// Detaches every mount at or below the given directories, the last one first; true when there was one.
+pub(crate) fn unmount_below(dirs: &[&Path]) -> io::Result<bool> {
+    let mut found = false;
+    for point in points()?.iter().rev().filter(|p| dirs.iter().any(|d| p.starts_with(d))) {
+        found = true;
+        let _ = umount2(point, MntFlags::MNT_DETACH);
     }
+    Ok(found)
 }
 
 /// Unmounts all below a directory and removes it.
 pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
-    unmount_below(&[dir]);
-    if points()?.iter().any(|p| p.starts_with(dir)) {
+    if unmount_below(&[dir])? && points()?.iter().any(|p| p.starts_with(dir)) {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, "something is still mounted below"));
     }
     match fs::remove_dir_all(dir) {

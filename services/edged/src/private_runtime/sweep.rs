@@ -78,7 +78,7 @@ pub(super) fn sweep(options: &RuntimeOptions) -> Result<(), Error> {
     for address in shim_sockets(options) {
         let _ = fs::remove_file(address);
     }
-    unmount_below(&[&options.root, &options.state]);
+    let _ = unmount_below(&[&options.root, &options.state]);
     remove_rules(&options.bridge);
     remove_port_chains();
     remove_bridge(&options.bridge);
@@ -384,7 +384,7 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => last = Some(e),
         }
-        unmount_below(&[path]);
+        let _ = unmount_below(&[path]);
         std::thread::sleep(POLL);
     }
     last.map_or(Ok(()), |e| Err(Error::io(path, e)))

@@ -53,7 +53,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        mounts::unmount_below(&[self.dir.path()]);
+        let _ = mounts::unmount_below(&[self.dir.path()]);
     }
 }
 
