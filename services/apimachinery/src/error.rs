@@ -143,6 +143,14 @@ pub enum ApiError {
     /// The request itself is malformed (400). The caller must change it.
     #[error("{0}")]
     BadRequest(String),
+    /// An admission webhook refused the object. Fix the object as the message says.
+    #[error("{message}")]
+    Denied {
+        /// HTTP status that the webhook chose, at least 400.
+        code: u16,
+        /// Which webhook, and why.
+        message: String,
+    },
     /// No or wrong credentials (401).
     #[error("{0}")]
     Unauthorized(String),
@@ -244,6 +252,7 @@ impl ApiError {
     pub fn code(&self) -> u16 {
         match self {
             Self::BadRequest(_) => 400,
+            Self::Denied { code, .. } => *code,
             Self::Unauthorized(_) => 401,
             Self::Forbidden { .. } => 403,
             Self::NotFound(_) | Self::NoSuchPath => 404,
@@ -264,6 +273,10 @@ impl ApiError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::BadRequest(_) => "BadRequest",
+            Self::Denied { code: 403, .. } => "Forbidden",
+            Self::Denied { code: 409, .. } => "Conflict",
+            Self::Denied { code: 422, .. } => "Invalid",
+            Self::Denied { .. } => "BadRequest",
             Self::Unauthorized(_) => "Unauthorized",
             Self::Forbidden { .. } => "Forbidden",
             Self::NotFound(_) | Self::NoSuchPath => "NotFound",

@@ -140,6 +140,15 @@ const BUILTIN: &[Row] = &[
     ("apps", "v1", "replicasets", "ReplicaSet", NS | GEN | ALL, &["rs"], &["status", "scale"]),
     ("apps", "v1", "statefulsets", "StatefulSet", NS | GEN | ALL, &["sts"], &["status", "scale"]),
     (
+        "admissionregistration.k8s.io",
+        "v1",
+        "validatingwebhookconfigurations",
+        "ValidatingWebhookConfiguration",
+        GEN,
+        &[],
+        &[],
+    ),
+    (
         "apiextensions.k8s.io",
         "v1",
         "customresourcedefinitions",

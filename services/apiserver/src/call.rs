@@ -11,7 +11,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 use skerry_apimachinery::{About, ApiError, Query, Resource, ResourcePath};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Most warnings of one answer: they are headers.
+const MAX_WARNINGS: usize = 64;
 
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
@@ -26,13 +29,22 @@ pub(crate) struct Call {
     pub(crate) agent: String,
     pub(crate) body: Bytes,
     pub(crate) now: Timestamp,
-    pub(crate) warnings: Vec<String>,
+    /// What the answer warns of, besides.
+    pub(crate) warnings: Mutex<Vec<String>>,
 }
 
 impl Call {
     /// The object that the path names.
     pub(crate) fn about(&self) -> About {
         About::new(&self.resource.group, &self.resource.plural, &self.path.name)
+    }
+
+    /// Tells the client something without refusing. Beyond [`MAX_WARNINGS`], nothing.
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(text.into());
+        }
     }
 
     pub(crate) fn not_found(&self) -> ApiError {

@@ -73,10 +73,12 @@ pub(crate) fn serve(api: &Api, segments: &[String], form: Form, headers: &Header
         ["apis", group, version] if registry.resources().iter().any(|r| r.group == *group && r.version == *version) => {
             Ok(ok(&resource_list(&registry, group, version)))
         }
-        ["openapi", "v2"] => Ok(openapi::v2(&registry, headers)),
+        ["openapi", "v2"] => Ok(openapi::v2(&registry, &api.definitions(), headers)),
         ["openapi", "v3"] => Ok(ok(&openapi::index(&registry))),
-        ["openapi", "v3", "api", "v1"] => Ok(ok(&openapi::document(&registry, "", "v1"))),
-        ["openapi", "v3", "apis", group, version] => Ok(ok(&openapi::document(&registry, group, version))),
+        ["openapi", "v3", "api", "v1"] => Ok(ok(&openapi::document(&registry, &[], "", "v1"))),
+        ["openapi", "v3", "apis", group, version] => {
+            Ok(ok(&openapi::document(&registry, &api.definitions(), group, version)))
+        }
         [".well-known", "openid-configuration"] => Ok(ok(&json!({
             "issuer": api.tokens.issuer(), "jwks_uri": format!("{}/openid/v1/jwks", api.tokens.issuer()),
             "response_types_supported": ["id_token"], "subject_types_supported": ["public"],

@@ -4,6 +4,7 @@
 //! [`ApiServer::router`] serves callers in the same process (`kube::Client::new(router, "default")`).
 //! See `services/apimachinery` for the mechanics without IO.
 
+mod admission;
 mod auth;
 mod bootstrap;
 mod call;

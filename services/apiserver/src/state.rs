@@ -69,6 +69,11 @@ impl Api {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The stored CustomResourceDefinitions.
+    pub(crate) fn definitions(&self) -> Vec<Value> {
+        self.storage.cache(CRD).snapshot(&Filter::default()).entries.iter().map(|entry| entry.value()).collect()
+    }
+
     /// The schemas of the custom resources that are served now.
     pub(crate) fn schemas(&self) -> Arc<Schemas> {
         self.schemas.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -76,8 +81,7 @@ impl Api {
 
     /// Reads the definitions again.
     pub(crate) fn reload_registry(&self) {
-        let definitions: Vec<Value> =
-            self.storage.cache(CRD).snapshot(&Filter::default()).entries.iter().map(|e| e.value()).collect();
+        let definitions = self.definitions();
         let schemas = Arc::new(Schemas::new(&definitions, &self.schemas()));
         *self.schemas.write().unwrap_or_else(PoisonError::into_inner) = schemas;
         let fresh = Arc::new(Registry::new(&definitions));

@@ -37,7 +37,7 @@ pub(crate) async fn binding(call: &Call) -> Result<Reply, ApiError> {
     let now = meta::time(call.now);
     let pods = call.api.registry().get("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
     let about = About::new("", "pods/binding", &name);
-    verbs::modify_other(&call.api, &pods, (&call.path.namespace, &name), "binding", call.query.dry_run, |old| {
+    verbs::modify_other(call, &pods, (&call.path.namespace, &name), "binding", |old| {
         if !uid.is_empty() && uid != meta::uid(old) {
             return Err(ApiError::Conflict { about: about.clone(), message: "the pod has another uid".into() });
         }
@@ -56,7 +56,7 @@ async fn eviction(call: &Call) -> Result<Reply, ApiError> {
     let mut removal = body.get("deleteOptions").map(Removal::from_options).unwrap_or_default();
     removal.dry_run |= call.query.dry_run;
     let target = (call.path.namespace.as_str(), call.path.name.as_str());
-    verbs::remove(&call.api, &call.resource, target, &removal, call.now).await?;
+    verbs::remove(call, target, &removal).await?;
     Ok(created(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
 }
 

@@ -6,8 +6,8 @@
 //! Limits: none beyond the body. Stateless.
 
 use k8s_openapi::api::{
-    apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, networking::v1 as networking, node::v1 as node,
+    admissionregistration::v1 as admission, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination,
+    core::v1 as core, discovery::v1 as discovery, events::v1 as events, networking::v1 as networking, node::v1 as node,
     policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
@@ -41,6 +41,7 @@ fn round_trip(resource: &Resource, value: &Value) -> Option<Result<Value, serde_
         ("", "PersistentVolumeClaim") => core::PersistentVolumeClaim,
         ("", "Event") => core::Event,
         ("", "PodTemplate") => core::PodTemplate,
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => admission::ValidatingWebhookConfiguration,
         ("apps", "Deployment") => apps::Deployment,
         ("apps", "ReplicaSet") => apps::ReplicaSet,
         ("apps", "DaemonSet") => apps::DaemonSet,

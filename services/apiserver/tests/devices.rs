@@ -154,8 +154,8 @@ fn mistakes_are_turned_away_with_a_message_that_helps() {
         );
         let unknown = device("{nodename: n, properties: [{name: a, reportcycle: 5}]}");
         if c.minor < 25 {
-            // It cannot ask for a refusal, so the server warns.
-            c.ok_with("apply -f -", Some(&unknown), "unknown field \"spec.nodename\"");
+            // It checks before it sends.
+            c.fails_with("apply -f -", Some(&unknown), "unknown field \"nodename\"");
         } else {
             c.fails_with("apply -f -", Some(&unknown), "strict decoding error: unknown field \"spec.nodename\", unknown field \"spec.properties[0].reportcycle\"");
             c.ok_with("apply --validate=warn -f -", Some(&unknown), "unknown field \"spec.nodename\"");
@@ -179,5 +179,22 @@ fn the_older_version_says_that_it_has_no_effect() {
         c.ok_with("create -f -", Some(older), "has no effect: its fields are not converted");
         c.ok("get devices.v1alpha2.devices.kubeedge.io d -o jsonpath={.apiVersion}", "v1alpha2");
         c.ok("get devices.v1beta1.devices.kubeedge.io d -o jsonpath={.apiVersion}", "v1beta1");
+    }
+}
+
+#[test]
+fn explain_tells_what_each_field_is() {
+    for c in Cluster::each() {
+        c.ok("explain devices", "A device that is attached to a node");
+        let text = c.ok("explain devices.spec.properties", "Each name may appear once");
+        assert!(text.contains("collectCycle") && text.contains("<integer>"), "{text}");
+        c.ok(
+            "explain devices.spec.properties.pushMethod.dbMethod.TDEngine.TDEngineClientConfig.dbName",
+            "Name of the database",
+        );
+        c.ok("explain devmodel.spec.properties.type", "STREAM");
+        c.ok("explain devicestatus.status.twins.reported.metadata", "timestamp");
+        c.ok("explain devices --recursive", "requestPath");
+        c.fails_with("explain devices.spec.nodename", None, "nodename");
     }
 }

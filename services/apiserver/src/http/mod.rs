@@ -204,7 +204,7 @@ async fn resource(
         agent: text(header::USER_AGENT),
         body: bytes::Bytes::new(),
         now,
-        warnings,
+        warnings: std::sync::Mutex::new(warnings),
     };
     let work = async {
         call.body = read_body(body).await?;

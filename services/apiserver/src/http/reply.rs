@@ -69,7 +69,8 @@ pub(crate) fn reply_response(call: &Call, reply: Reply) -> Response {
         Reply::Entry(status, entry) => json_response(status, &shaped(call, view::value(&call.resource, &entry))),
         Reply::Value(status, value) => json_response(status, &shaped(call, value)),
     };
-    for warning in &call.warnings {
+    let warnings = call.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for warning in warnings.iter() {
         let text = warning.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);

@@ -15,6 +15,7 @@ mod workload;
 
 pub(crate) use definition::status as definition_status;
 
+use crate::admission;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skerry_apimachinery::json::{as_map, default_to, map_at, map_mut, str_at};
@@ -34,6 +35,7 @@ pub(crate) fn defaults(storage: &str, object: &mut Value) {
         "/namespaces" => namespace::defaults(object),
         "/podtemplates" => pod_defaults::pod_spec(map_mut(object, &["template", "spec"])),
         "discovery.k8s.io/endpointslices" => service::slice_defaults(object),
+        admission::CONFIGURATIONS => admission::defaults(object),
         "apiextensions.k8s.io/customresourcedefinitions" => definition::defaults(object),
         "rbac.authorization.k8s.io/rolebindings" | "rbac.authorization.k8s.io/clusterrolebindings" => binding(object),
         _ if storage.starts_with("apps/") || storage.starts_with("batch/") => workload::defaults(storage, object),
@@ -75,6 +77,7 @@ pub(crate) fn validate(storage: &str, object: &Value, old: Option<(&Value, &str)
         "/nodes" => node(object, errors),
         "/podtemplates" => pod::validate_spec(object, "/template/spec", "template.spec", errors),
         "apiextensions.k8s.io/customresourcedefinitions" => definition::validate(object, errors),
+        admission::CONFIGURATIONS => admission::check(object, errors),
         "discovery.k8s.io/endpointslices" => {
             let kind = str_at(object, "/addressType");
             if !["IPv4", "IPv6", "FQDN"].contains(&kind) {

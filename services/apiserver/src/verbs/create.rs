@@ -3,6 +3,7 @@
 //! Also used by apply and by PUT on kinds that allow it. Invariants: identity fields come from the server;
 //! nothing is created in a namespace that is missing or terminating. Limits: [`NAME_TRIES`].
 
+use crate::admission::{self, Event};
 use crate::auth::escalation;
 use crate::call::Call;
 use crate::http::Reply;
@@ -99,7 +100,7 @@ pub(crate) fn check_body(call: &mut Call, mut object: Value) -> Result<Value, Ap
                     text.join(", ")
                 )));
             }
-            FieldValidation::Warn => call.warnings.extend(text),
+            FieldValidation::Warn => text.into_iter().for_each(|text| call.warn(text)),
             FieldValidation::Ignore => {}
         }
     }
@@ -144,6 +145,8 @@ pub(crate) async fn store_new(call: &Call, mut object: Value) -> Result<Stored, 
 async fn write_new(call: &Call, object: &Value) -> Result<Stored, ApiError> {
     let (api, resource, name) = (&call.api, &call.resource, meta::name(object).to_owned());
     let mut object = object.clone();
+    let event = Event { resource, subresource: "", operation: "CREATE", object: Some(&object), old: None };
+    admission::validate(call, event).await?;
     if call.query.dry_run {
         if api.get(resource, meta::namespace(&object), &name).is_some() {
             return Err(write_error(WriteError::Exists, resource, &name));

@@ -5,9 +5,10 @@
 //! Limits: `state::MAX_RETRIES`. A cancelled request may still delete.
 
 use super::list::filter;
+use crate::admission::{self, Event};
 use crate::call::{Call, decode};
 use crate::http::Reply;
-use crate::state::{Api, CRD, MAX_RETRIES, write_error};
+use crate::state::{CRD, MAX_RETRIES, write_error};
 use crate::storage::{Expect, Op, WriteError};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -134,13 +135,8 @@ pub(crate) fn definition_storage(definition: &Value) -> String {
 }
 
 /// Deletes the object `target` (namespace, name).
-pub(crate) async fn remove(
-    api: &Api,
-    resource: &Resource,
-    target: (&str, &str),
-    removal: &Removal,
-    now: Timestamp,
-) -> Result<Removed, ApiError> {
+pub(crate) async fn remove(call: &Call, target: (&str, &str), removal: &Removal) -> Result<Removed, ApiError> {
+    let (api, resource) = (&*call.api, &*call.resource);
     let about = About::new(&resource.group, &resource.plural, target.1);
     for _ in 0..MAX_RETRIES {
         let Some(entry) = api.get(resource, target.0, target.1) else { return Err(ApiError::NotFound(about)) };
@@ -158,9 +154,11 @@ pub(crate) async fn remove(
         if &*resource.storage == "/namespaces" && matches!(target.1, "default" | "kube-system" | "kube-public") {
             return Err(ApiError::Forbidden { about, message: "this namespace may not be deleted".into() });
         }
-        let Some((new, gone)) = marked(resource, &old, removal, now) else {
+        let Some((new, gone)) = marked(resource, &old, removal, call.now) else {
             return Ok(Removed { entry, gone: false });
         };
+        let event = Event { resource, subresource: "", operation: "DELETE", object: None, old: Some(&old) };
+        admission::validate(call, event).await?;
         if removal.dry_run {
             return Ok(Removed { entry, gone });
         }
@@ -190,7 +188,7 @@ pub(crate) async fn remove(
 pub(crate) async fn delete(call: &Call) -> Result<Reply, ApiError> {
     let removal = Removal::of(call)?;
     let target = (call.path.namespace.as_str(), call.path.name.as_str());
-    let removed = remove(&call.api, &call.resource, target, &removal, call.now).await?;
+    let removed = remove(call, target, &removal).await?;
     // Kubernetes answers the object for pods and whatever is only marked, and a Status for what is gone.
     if removed.gone && &*call.resource.storage != "/pods" {
         let status = meta::success(&call.resource.group, &call.resource.plural, &call.path.name, &removed.entry.uid);
@@ -205,7 +203,7 @@ pub(crate) async fn delete_collection(call: &Call) -> Result<Reply, ApiError> {
     let mut items = Vec::new();
     for entry in snapshot.entries {
         let target = (&*entry.key.namespace, &*entry.key.name);
-        match remove(&call.api, &call.resource, target, &removal, call.now).await {
+        match remove(call, target, &removal).await {
             Ok(removed) => items.push(crate::view::value(&call.resource, &removed.entry)),
             // Gone meanwhile is what was wanted.
             Err(ApiError::NotFound(_)) => {}

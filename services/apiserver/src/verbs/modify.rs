@@ -5,6 +5,7 @@
 //! deleted is removed when its last finalizer goes; a change that changes nothing is not written.
 //! Limits: `state::MAX_RETRIES` lost races. A cancelled request leaves either the old or the new object.
 
+use crate::admission::{self, Event};
 use crate::auth::escalation;
 use crate::call::Call;
 use crate::custom;
@@ -39,20 +40,19 @@ pub(crate) async fn modify(
         escalation::check(&call.api.rbac, &call.api.storage, &call.user, &call.resource, &new)?;
         Ok(new)
     };
-    modify_other(&call.api, &call.resource, target, subresource, call.query.dry_run, checked).await
+    modify_other(call, &call.resource, target, subresource, checked).await
 }
 
 /// Changes the object `target` (namespace, name) of any resource. `change` gets the stored object and
 /// answers its replacement; it may be called several times.
 pub(crate) async fn modify_other(
-    api: &Api,
+    call: &Call,
     resource: &Resource,
     target: (&str, &str),
     subresource: &str,
-    dry_run: bool,
     mut change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
 ) -> Result<Outcome, ApiError> {
-    let (namespace, name) = target;
+    let (api, (namespace, name)) = (&*call.api, target);
     for _ in 0..MAX_RETRIES {
         let about = About::new(&resource.group, &resource.plural, name);
         let Some(entry) = api.get(resource, namespace, name) else { return Err(ApiError::NotFound(about)) };
@@ -79,7 +79,9 @@ pub(crate) async fn modify_other(
             && !meta::has_finalizers(&new)
             && int_at(&new, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
             && (&*resource.storage != "/namespaces" || list_at(&new, "/spec/finalizers").is_empty());
-        if dry_run {
+        let event = Event { resource, subresource, operation: "UPDATE", object: Some(&new), old: Some(&old) };
+        admission::validate(call, event).await?;
+        if call.query.dry_run {
             return Ok(Outcome::Dry(new));
         }
         let is_service = &*resource.storage == "/services";

@@ -106,7 +106,7 @@ pub(crate) async fn patch(call: &mut Call) -> Result<Reply, ApiError> {
     })
     .await?;
     if call.query.field_validation == FieldValidation::Warn {
-        call.warnings.extend(unknown.iter().map(|f| format!("unknown field \"{f}\"")));
+        unknown.iter().for_each(|field| call.warn(format!("unknown field \"{field}\"")));
     }
     Ok(outcome.reply(call))
 }
