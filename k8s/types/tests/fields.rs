@@ -1,5 +1,5 @@
 //! The fields by their names in KubeEdge's API: what is read is written again, value for value.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use serde_json::{Value, json};
 use skerry_k8s_types::{
