@@ -60,7 +60,7 @@ robustness: ## the fault cases of tests/ROBUSTNESS.md at their full counts (hour
 	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=10 \
 	  $(CARGO) nextest run --locked --profile robustness -p skerry-store
 	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=20 \
-	  $(CARGO) nextest run --locked --profile robustness -p skerry-edged killed_at_random
+	  $(CARGO) nextest run --locked --profile robustness -p skerry-edged killed_at_random all_at_once
 	$(MAKE) --no-print-directory bench-link bench-sessions bench-wear
 
 dist: tools ## build what is shipped (optimised, jemalloc)

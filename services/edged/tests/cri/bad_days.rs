@@ -1,18 +1,19 @@
 //! Faults of what edged stands on: the network plugin, the runtime's answers, too many pods at once.
 //!
 //! [`Liar`] stands between edged and the real containerd and passes everything on; told to, it asks about
-//! another container than edged did.
+//! another container than edged did, or answers itself that a container cannot be stopped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::Request;
+use http_body_util::{BodyExt as _, Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use skerry_common::kinds;
@@ -55,6 +56,24 @@ async fn a_network_plugin_that_fails_is_said_and_the_pod_runs_when_it_works_agai
     node.delete_gracefully("p", 1);
     node.until_deleted("uid-1").await;
     wait("nothing to be left", || places.left("uid-").is_empty(), || format!("{:#?}", places.left("uid-"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_hook_failed_ends_though_the_runtime_did_not_stop_it_at_once() {
+    let mut node = Node::without_agent(|_| {}).await;
+    let liar = Liar::start(&node.containerd.socket(), node.containerd.dir());
+    node.runtime_endpoint = Some(liar.socket.clone());
+    node.start_agent().await;
+    liar.refuses.store(2, Ordering::Relaxed);
+    let mut container = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");
+    container["lifecycle"] = json!({"postStart": {"exec": {"command": ["/bin/false"]}}});
+    let spec = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [container]});
+    node.put_pod("p", "uid-1", spec);
+    node.until("uid-1", "its end", |s| s["phase"] == "Succeeded" || s["phase"] == "Failed").await;
+    assert_eq!(liar.refuses.load(Ordering::Relaxed), 0);
+    node.until_event("uid-1", "FailedKillPod", "error killing pod: failed to kill container: not now").await;
+    let running = || node.ctr(&["tasks", "ls"]).contains("RUNNING");
+    wait("nothing to run", || !running(), || node.ctr(&["tasks", "ls"])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,29 +142,36 @@ struct Liar {
     socket: PathBuf,
     /// Who is asked about the first container asks about the second.
     lie: Arc<Mutex<Option<(String, String)>>>,
+    /// Stops of containers that are refused.
+    refuses: Arc<AtomicUsize>,
 }
 
 impl Liar {
     fn start(runtime: &Path, dir: &Path) -> Self {
-        let liar = Self { socket: dir.join("liar.sock"), lie: Arc::default() };
+        let liar = Self { socket: dir.join("liar.sock"), lie: Arc::default(), refuses: Arc::default() };
         let listener = UnixListener::bind(&liar.socket).unwrap();
-        let (lie, runtime) = (Arc::clone(&liar.lie), runtime.to_owned());
+        let (lie, refuses, runtime) = (Arc::clone(&liar.lie), Arc::clone(&liar.refuses), runtime.to_owned());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let towards = UnixStream::connect(&runtime).await.unwrap();
-                tokio::spawn(pass_on(stream, towards, Arc::clone(&lie)));
+                tokio::spawn(pass_on(stream, towards, Arc::clone(&lie), Arc::clone(&refuses)));
             }
         });
         liar
     }
 }
 
-async fn pass_on(from: UnixStream, towards: UnixStream, lie: Arc<Mutex<Option<(String, String)>>>) {
+async fn pass_on(
+    from: UnixStream,
+    towards: UnixStream,
+    lie: Arc<Mutex<Option<(String, String)>>>,
+    refuses: Arc<AtomicUsize>,
+) {
     let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(towards));
     let (sender, connection) = client.await.unwrap();
     tokio::spawn(connection);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (mut sender, lie) = (sender.clone(), Arc::clone(&lie));
+        let (mut sender, lie, refuses) = (sender.clone(), Arc::clone(&lie), Arc::clone(&refuses));
         async move {
             let (head, body) = request.into_parts();
             let mut body = body.collect().await?.to_bytes();
@@ -154,11 +180,20 @@ async fn pass_on(from: UnixStream, towards: UnixStream, lie: Arc<Mutex<Option<(S
             {
                 body = replaced(&body, about, instead);
             }
+            let one_less = |left: usize| left.checked_sub(1);
+            if head.uri.path().ends_with("/StopContainer")
+                && refuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+            {
+                let no = Response::builder().header("content-type", "application/grpc");
+                let no = no.header("grpc-status", "13").header("grpc-message", "not now");
+                return Ok(no.body(Either::Left(Empty::new())).unwrap());
+            }
             let uri = format!("http://localhost{}", head.uri.path());
             let mut request = Request::post(uri).body(Full::new(body)).unwrap();
             request.headers_mut().extend(head.headers);
             request.headers_mut().remove("content-length");
-            sender.send_request(request).await
+            let response: Response<Incoming> = sender.send_request(request).await?;
+            Ok::<_, hyper::Error>(response.map(Either::Right))
         }
     });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

@@ -159,7 +159,9 @@ async fn started(
     match hooks::post_start(context, pod, &spec, id, facts, hook).await {
         Ok(()) => Done::Yes,
         Err(message) => {
-            memory.container(name).waiting = Some(Waiting::new("PostStartHookError", message));
+            let entry = memory.container(name);
+            entry.waiting = Some(Waiting::new("PostStartHookError", message));
+            entry.hook_failed = Some(id.to_owned());
             Done::Failed
         }
     }
