@@ -8,6 +8,7 @@ pub mod cri;
 pub mod edge;
 pub mod figures;
 pub mod machine;
+pub mod modbus;
 pub mod node;
 pub mod pods;
 pub mod proc;

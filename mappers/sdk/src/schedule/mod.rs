@@ -34,8 +34,9 @@ pub(crate) type Time = Duration;
 
 /// First pause of a device or a line that failed; it doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause of a line soon after it was lost: a cable that is back must not be noticed late.
-const SHORT_PAUSE: Duration = Duration::from_millis(1500);
+/// Longest pause of a line soon after it was lost: a cable that is back is noticed within two seconds, of which an
+/// attempt that began before may take one.
+const SHORT_PAUSE: Duration = Duration::from_millis(750);
 /// Longest pause at all.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 /// The pause of a line may be this part of the time that it has been away.
