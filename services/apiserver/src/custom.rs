@@ -12,7 +12,7 @@ use serde_json::Value;
 use skerry_apimachinery::json::{list_at, str_at};
 use skerry_apimachinery::{ApiError, FieldError, Resource, meta};
 use skerry_schema::Schema;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Compiled schemas by storage name and version, each with the version of its definition.
@@ -76,6 +76,11 @@ pub(crate) fn shape(api: &Api, resource: &Resource, object: &mut Value) -> Resul
         })?;
     }
     Ok(schema_of(api, resource, object).map(|schema| schema.prune(object)).unwrap_or_default())
+}
+
+/// How the lists of the object merge when it is applied.
+pub(crate) fn lists(api: &Api, resource: &Resource, object: &Value) -> Option<BTreeMap<String, Vec<String>>> {
+    schema_of(api, resource, object).map(|schema| schema.lists())
 }
 
 /// Fills in the defaults of the schema.

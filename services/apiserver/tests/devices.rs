@@ -198,3 +198,19 @@ fn explain_tells_what_each_field_is() {
         c.fails_with("explain devices.spec.nodename", None, "nodename");
     }
 }
+
+#[test]
+fn server_side_apply_owns_properties_by_name() {
+    for c in Cluster::each() {
+        let config =
+            |name: &str, cycle: u32| device(&format!("{{properties: [{{name: {name}, collectCycle: {cycle}}}]}}"));
+        c.ok_with("apply --server-side --field-manager=one -f -", Some(&config("a", 1)), "serverside-applied");
+        c.ok_with("apply --server-side --field-manager=other -f -", Some(&config("b", 2)), "serverside-applied");
+        c.ok("get device d -o jsonpath={.spec.properties[*].name}", "a b");
+        c.fails_with(
+            "apply --server-side --field-manager=other -f -",
+            Some(&config("a", 3)),
+            ".spec.properties[name=\"a\"].collectCycle",
+        );
+    }
+}

@@ -258,6 +258,36 @@ impl Compiler {
     }
 }
 
+impl Schema {
+    /// Lists whose items are told apart: their keys by the name of the field, none for a set. A name that
+    /// means different things in different places is left out: such lists are replaced as a whole.
+    pub fn lists(&self) -> BTreeMap<String, Vec<String>> {
+        fn walk<'n>(name: &'n str, node: &'n Node, all: &mut BTreeMap<&'n str, Vec<&'n Items>>) {
+            if node.kind == Some(Kind::Array) {
+                all.entry(name).or_default().push(&node.list);
+            }
+            for (name, inner) in &node.properties {
+                walk(name, inner, all);
+            }
+            for inner in node.items.iter().chain(&node.values) {
+                walk("", inner, all);
+            }
+        }
+        let mut all = BTreeMap::new();
+        walk("", &self.root, &mut all);
+        let same = all.into_iter().filter_map(|(name, kinds)| {
+            let (first, rest) = kinds.split_first()?;
+            let keys = match first {
+                Items::Atomic => return None,
+                Items::Set => Vec::new(),
+                Items::Map(keys) => keys.clone(),
+            };
+            rest.iter().all(|other| other == first).then(|| (name.to_owned(), keys))
+        });
+        same.collect()
+    }
+}
+
 /// The value of the keys of an item of a list map.
 pub(crate) fn key_of(item: &Value, keys: &[String]) -> Map<String, Value> {
     keys.iter().filter_map(|key| item.get(key).map(|value| (key.clone(), value.clone()))).collect()

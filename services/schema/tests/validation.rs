@@ -237,3 +237,40 @@ fn what_kubeedge_accepts_is_accepted_and_kept() {
         assert_eq!(object, before);
     }
 }
+
+#[test]
+fn lists_are_known_by_their_keys_unless_a_name_means_two_things() {
+    let lists = definition("devices").lists();
+    assert_eq!(lists.get("properties"), Some(&vec!["name".to_owned()]));
+    assert_eq!(lists.get("conditions"), Some(&vec!["type".to_owned()]));
+    assert_eq!((lists.get("methods"), lists.get("propertyNames")), (None, None));
+    let set = json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"});
+    let atomic = json!({"type": "array", "items": {"type": "string"}});
+    let schema = json!({"type": "object", "properties": {"both": set, "one": set,
+        "inner": {"type": "object", "properties": {"both": atomic}}}});
+    assert_eq!(compile(&schema).lists().into_iter().collect::<Vec<_>>(), [("one".to_owned(), Vec::new())]);
+}
+
+#[test]
+fn the_examples_of_this_repository_are_valid() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut checked = 0;
+    for folder in std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for mut object in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+                let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let schema = match kind.as_str() {
+                    "Device" => definition("devices"),
+                    "DeviceModel" => definition("devicemodels"),
+                    _ => continue,
+                };
+                assert_eq!(schema.prune(&mut object), Vec::<String>::new(), "{}", path.display());
+                assert_eq!(texts(&schema.validate(&object, None)), Vec::<String>::new(), "{}", path.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 2, "there are no devices in the examples");
+}

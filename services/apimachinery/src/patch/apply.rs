@@ -7,12 +7,12 @@
 //! `force`; a field that a manager no longer states is removed only when nobody else states it.
 //! Limits: [`MAX_MANAGERS`]. Pure: nothing to lose on a crash.
 
-use super::keys::{ListKind, key_default, list_kind};
+use super::keys::{Lists, Merge, key_default};
 use crate::error::ApiError;
 use crate::json::{as_map, list_at};
 use crate::meta;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most managers of one object.
 pub(crate) const MAX_MANAGERS: usize = 32;
@@ -42,11 +42,15 @@ pub struct ApplyOptions<'a> {
     pub api_version: &'a str,
     /// Now, as `metav1.Time`.
     pub time: &'a str,
+    /// How the lists of a custom resource merge: the keys of the items by the name of the list, or none for
+    /// a set.
+    pub lists: Option<&'a BTreeMap<String, Vec<String>>>,
 }
 
 /// Applies `config` to `live` (an empty object when it does not exist yet).
 pub fn apply(kind: &str, live: &Value, config: &Value, options: &ApplyOptions<'_>) -> Result<Applied, ApiError> {
-    let ApplyOptions { manager, subresource, force, api_version, time } = *options;
+    let ApplyOptions { manager, subresource, force, api_version, time, lists } = *options;
+    let lists = Lists { kind, custom: lists };
     if !config.is_object() {
         return Err(ApiError::BadRequest("an apply patch must be an object".into()));
     }
@@ -55,7 +59,7 @@ pub fn apply(kind: &str, live: &Value, config: &Value, options: &ApplyOptions<'_
     }
     let mut config = config.clone();
     crate::json::drop_nulls(&mut config);
-    let wanted = wanted_fields(kind, &config);
+    let wanted = wanted_fields(lists, &config);
     let mut mine = FieldSet::new();
     let mut others: Vec<(Value, FieldSet)> = Vec::new();
     for entry in list_at(live, "/metadata/managedFields") {
@@ -95,7 +99,7 @@ pub fn apply(kind: &str, live: &Value, config: &Value, options: &ApplyOptions<'_
             remove(&mut object, path);
         }
     }
-    merge(kind, "", &mut object, &config);
+    merge(lists, "", &mut object, &config);
     let mut entries: Vec<Value> = Vec::new();
     for (mut entry, set) in others {
         if !set.is_empty() {
@@ -134,9 +138,9 @@ fn without_times(entries: &[Value]) -> Vec<Value> {
 }
 
 /// The fields that a configuration states, without identity and system fields.
-fn wanted_fields(kind: &str, config: &Value) -> FieldSet {
+fn wanted_fields(lists: Lists<'_>, config: &Value) -> FieldSet {
     let mut set = FieldSet::new();
-    collect(kind, "", config, &mut Vec::new(), &mut set);
+    collect(lists, "", config, &mut Vec::new(), &mut set);
     set.retain(|path| {
         let mut steps = path.iter().map(String::as_str);
         match (steps.next(), steps.next()) {
@@ -151,19 +155,19 @@ fn wanted_fields(kind: &str, config: &Value) -> FieldSet {
     set
 }
 
-fn collect(kind: &str, field: &str, value: &Value, path: &mut Path, set: &mut FieldSet) {
+fn collect(lists: Lists<'_>, field: &str, value: &Value, path: &mut Path, set: &mut FieldSet) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (name, value) in map {
                 path.push(format!("f:{name}"));
-                collect(kind, name, value, path, set);
+                collect(lists, name, value, path, set);
                 path.pop();
             }
         }
-        Value::Array(items) if !items.is_empty() && list_kind(kind, field) != ListKind::Atomic => {
+        Value::Array(items) if !items.is_empty() && lists.merge(field) != Merge::Atomic => {
             for item in items {
-                let step = match list_kind(kind, field) {
-                    ListKind::Map(keys) => format!("k:{}", key_of(item, keys)),
+                let step = match lists.merge(field) {
+                    Merge::Map(keys) => format!("k:{}", key_of(item, &keys)),
                     _ => format!("v:{item}"),
                 };
                 path.push(step);
@@ -171,7 +175,7 @@ fn collect(kind: &str, field: &str, value: &Value, path: &mut Path, set: &mut Fi
                     path.push(".".into());
                     set.insert(path.clone());
                     path.pop();
-                    collect(kind, "", item, path, set);
+                    collect(lists, "", item, path, set);
                 } else {
                     set.insert(path.clone());
                 }
@@ -303,31 +307,31 @@ fn is_empty(value: &Value) -> bool {
     value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn merge(kind: &str, field: &str, target: &mut Value, config: &Value) {
+fn merge(lists: Lists<'_>, field: &str, target: &mut Value, config: &Value) {
     match (config, &mut *target) {
         (Value::Object(wanted), Value::Object(map)) => {
             for (name, value) in wanted {
-                merge(kind, name, map.entry(name.clone()).or_insert(Value::Null), value);
+                merge(lists, name, map.entry(name.clone()).or_insert(Value::Null), value);
             }
         }
-        (Value::Array(wanted), Value::Array(items)) => match list_kind(kind, field) {
-            ListKind::Map(keys) => {
+        (Value::Array(wanted), Value::Array(items)) => match lists.merge(field) {
+            Merge::Map(keys) => {
                 for item in wanted {
-                    let key = key_of(item, keys);
+                    let key = key_of(item, &keys);
                     match items.iter_mut().find(|have| same_item(have, &key)) {
-                        Some(have) => merge(kind, "", have, item),
+                        Some(have) => merge(lists, "", have, item),
                         None => items.push(item.clone()),
                     }
                 }
             }
-            ListKind::Set => {
+            Merge::Set => {
                 for item in wanted {
                     if !items.contains(item) {
                         items.push(item.clone());
                     }
                 }
             }
-            ListKind::Atomic => *target = config.clone(),
+            Merge::Atomic => *target = config.clone(),
         },
         _ => *target = config.clone(),
     }
@@ -358,7 +362,14 @@ mod tests {
     use super::*;
 
     fn options(manager: &str, force: bool) -> ApplyOptions<'_> {
-        ApplyOptions { manager, subresource: "", force, api_version: "apps/v1", time: "2026-01-01T00:00:00Z" }
+        ApplyOptions {
+            manager,
+            subresource: "",
+            force,
+            api_version: "apps/v1",
+            time: "2026-01-01T00:00:00Z",
+            lists: None,
+        }
     }
     fn run(live: &Value, config: Value, manager: &str, force: bool) -> Result<Value, ApiError> {
         apply("Deployment", live, &config, &options(manager, force)).map(|a| a.object)

@@ -4,6 +4,8 @@
 //! tags (`patchMergeKey`, `listMapKey`). Invariant: what is not in the table is atomic, so an unknown list is replaced as a whole.
 //! Limits: none. Pure: nothing to lose on a crash.
 
+use std::collections::BTreeMap;
+
 /// How a list merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListKind {
@@ -13,6 +15,35 @@ pub enum ListKind {
     Set,
     /// Items are identified by these keys; the first alone is the strategic merge key.
     Map(&'static [&'static str]),
+}
+
+/// How the lists of one kind merge under server-side apply.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lists<'l> {
+    /// A built-in kind.
+    pub(crate) kind: &'l str,
+    /// Keys by the name of the list, for a custom resource; no keys for a set.
+    pub(crate) custom: Option<&'l BTreeMap<String, Vec<String>>>,
+}
+
+/// [`ListKind`] with keys that may come from a schema.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Merge<'l> {
+    Atomic,
+    Set,
+    Map(Vec<&'l str>),
+}
+
+impl<'l> Lists<'l> {
+    pub(crate) fn merge(self, field: &str) -> Merge<'l> {
+        match (list_kind(self.kind, field), self.custom.and_then(|custom| custom.get(field))) {
+            (ListKind::Map(keys), _) => Merge::Map(keys.to_vec()),
+            (ListKind::Set, _) => Merge::Set,
+            (ListKind::Atomic, Some(keys)) if keys.is_empty() => Merge::Set,
+            (ListKind::Atomic, Some(keys)) => Merge::Map(keys.iter().map(String::as_str).collect()),
+            (ListKind::Atomic, None) => Merge::Atomic,
+        }
+    }
 }
 
 /// How the list `field` of a `kind` merges. Custom resources have only atomic lists here.

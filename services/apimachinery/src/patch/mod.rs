@@ -118,7 +118,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_patch_panics(object in tree(), patch in tree()) {
-            let options = ApplyOptions { manager: "m", subresource: "", force: false, api_version: "v1", time: "" };
+            let options = ApplyOptions { manager: "m", subresource: "", force: false, api_version: "v1", time: "", lists: None };
             let _ = json_patch(&object, &patch);
             let _ = merge_patch(&object, &patch);
             let _ = strategic_merge("Pod", &object, &patch);

@@ -31,12 +31,14 @@ pub(crate) fn patched(
         PatchKind::Strategic => strategic_merge(object_kind, object, patch),
         PatchKind::Apply => {
             let (manager, time, version) = (call.manager(), meta::time(call.now), resource.api_version());
+            let lists = custom::lists(&call.api, resource, patch);
             let options = ApplyOptions {
                 manager: &manager,
                 subresource: &call.path.subresource,
                 force: call.query.force,
                 api_version: &version,
                 time: &time,
+                lists: lists.as_ref(),
             };
             let object_kind = if resource.custom { "" } else { object_kind };
             // Ownership alone is no change of the object: keep the times when nothing else differs.
