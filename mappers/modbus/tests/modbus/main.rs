@@ -2,9 +2,11 @@
 //!
 //! `pymodbus`: a server that nobody here wrote, over TCP and over a pair of terminals. `bad_days`: a server
 //! that answers what a test tells it to. `example`: the files of examples/modbus.
+//! `conformance`: the SDK's kit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod bad_days;
+mod conformance;
 mod example;
 mod pymodbus;
 

@@ -37,14 +37,14 @@ def unit(number):
 
 
 def deaf(sending, pdu):
-    """On a serial line a unit that is not there says nothing; pymodbus would answer for it."""
+    """A unit that is not there says nothing; pymodbus would answer for it."""
     return pdu if sending or pdu.dev_id in (1, 2) else None
 
 
 async def serve(kind, *arguments):
     units = [unit(1), unit(2)]
     if kind == "tcp":
-        server = ModbusTcpServer(units, address=(HOST, 0))
+        server = ModbusTcpServer(units, address=(HOST, 0), trace_pdu=deaf)
     else:
         server = ModbusSerialServer(units, port=arguments[0], baudrate=115_200, trace_pdu=deaf)
     await server.serve_forever(background=True)

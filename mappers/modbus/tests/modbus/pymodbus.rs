@@ -14,9 +14,10 @@ use super::*;
 /// A process that ends with the test.
 pub(crate) struct Ended(pub(crate) Child);
 
-struct Peer {
+/// A pymodbus server.
+pub(crate) struct Peer {
     _child: Ended,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 fn python() -> Command {
@@ -29,7 +30,7 @@ fn python() -> Command {
 }
 
 impl Peer {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut child = python().args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
