@@ -73,6 +73,8 @@ struct Served {
     definition: Arc<Definition>,
     /// Nothing for a device that cannot be served.
     bus: Option<String>,
+    /// Why it cannot be served; empty: it is.
+    error: String,
 }
 
 struct Line<D: Driver> {
@@ -142,11 +144,8 @@ impl<D: Driver> Plant for Engine<D> {
         let key = incoming.definition.key.clone();
         let mut inner = self.lock();
         if let Some(served) = inner.devices.get(&key) {
-            if served.incoming.version == incoming.version && served.incoming.problem == incoming.problem {
-                self.outbox.applied_again(&key);
-                return;
-            }
-            if served.incoming.definition == incoming.definition && served.incoming.problem == incoming.problem {
+            let same = served.incoming.problem == incoming.problem;
+            if same && served.incoming.definition == incoming.definition {
                 // Only what is desired changed, or nothing that a mapper sees.
                 let (bus, definition) = (served.bus.clone(), Arc::clone(&served.definition));
                 if let Some(line) = bus.as_ref().and_then(|bus| inner.buses.get(bus)) {
@@ -154,11 +153,15 @@ impl<D: Driver> Plant for Engine<D> {
                         line.roster.desire(&key, index, desired.clone());
                     }
                 }
-                let error = served.incoming.problem.clone().unwrap_or_default();
-                self.outbox.define(&definition, Applied { version: incoming.version.clone(), error });
+                let applied = Applied { version: incoming.version.clone(), error: served.error.clone() };
+                self.outbox.define(&definition, applied);
                 if let Some(served) = inner.devices.get_mut(&key) {
                     served.incoming = incoming;
                 }
+                return;
+            }
+            if same && served.incoming.version == incoming.version {
+                self.outbox.applied_again(&key);
                 return;
             }
         }
@@ -179,7 +182,8 @@ impl<D: Driver> Plant for Engine<D> {
         let mut error = String::new();
         match found {
             Ok((name, unit)) => {
-                self.outbox.define(&definition, Applied { version: incoming.version.clone(), error });
+                let applied = Applied { version: incoming.version.clone(), error: String::new() };
+                self.outbox.define(&definition, applied);
                 if old.as_ref() != Some(&name) {
                     Self::leave(&mut inner, old.as_ref(), &key);
                 }
@@ -190,11 +194,12 @@ impl<D: Driver> Plant for Engine<D> {
                 tracing::warn!(device = %key, error = words, "the device cannot be served");
                 Self::leave(&mut inner, old.as_ref(), &key);
                 error.clone_from(&words);
-                self.outbox.define(&definition, Applied { version: incoming.version.clone(), error });
+                let applied = Applied { version: incoming.version.clone(), error: words.clone() };
+                self.outbox.define(&definition, applied);
                 self.outbox.broken(&definition, &words);
             }
         }
-        inner.devices.insert(key, Served { incoming, definition, bus });
+        inner.devices.insert(key, Served { incoming, definition, bus, error });
         self.metrics.devices.set(i64::try_from(inner.devices.len()).unwrap_or(i64::MAX));
     }
 
@@ -236,8 +241,7 @@ impl<D: Driver> Plant for Engine<D> {
         let served = inner.devices.get(key).ok_or_else(|| CommandError::UnknownDevice(key.clone()))?;
         let line = served.bus.as_ref().and_then(|bus| inner.buses.get(bus));
         let Some(line) = line else {
-            let words = served.incoming.problem.clone();
-            return Err(CommandError::Offline(words.unwrap_or_else(|| "it is described wrongly".to_owned())));
+            return Err(CommandError::Offline(served.error.clone()));
         };
         let (answer, receiver) = oneshot::channel();
         line.roster.ask(Question { key: key.clone(), ask, deadline: Instant::now() + timeout, answer })?;

@@ -214,16 +214,25 @@ async fn dead_device<D: Driver>(stage: &Stage<'_, D>) -> Result<(), Skip> {
 }
 
 async fn node_restart<D: Driver>(stage: &Stage<'_, D>) -> Result<(), Skip> {
+    let write = &stage.subject.writable;
+    let key = stage.key(write)?;
     let (node, mapper) = begun(stage).await?;
     node.stop().await;
     let node = stage.node().await?;
+    // Somebody wants something else meanwhile; the device has the same version.
+    let value = write.values.first().cloned().unwrap_or_default();
+    node.desire_quietly(&key, &write.property, &value);
     set_all(stage, &node);
-    let result = online(stage, &node, Instant::now(), ONLINE_WITHIN).await;
-    let set = mapper.counters.devices_set();
+    let result = async {
+        online(stage, &node, Instant::now(), ONLINE_WITHIN).await?;
+        taken(&node, &key, &write.property, &value, ONLINE_WITHIN).await?;
+        let set = mapper.counters.devices_set();
+        let devices = u64::try_from(stage.subject.devices.len()).unwrap_or(u64::MAX);
+        if set == devices { Ok(()) } else { Err(format!("{devices} devices were set up {set} times")) }
+    };
+    let result = result.await;
     end(node, mapper).await;
-    result?;
-    let devices = u64::try_from(stage.subject.devices.len()).unwrap_or(u64::MAX);
-    if set == devices { Ok(()) } else { Err(Skip::Failed(format!("{devices} devices were set up {set} times"))) }
+    Ok(result?)
 }
 
 async fn mapper_restart<D: Driver>(stage: &Stage<'_, D>) -> Result<(), Skip> {

@@ -5,6 +5,8 @@
 
 mod convert;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::io;
