@@ -16,6 +16,13 @@ pub(crate) struct RequestLabels {
     pub(crate) code: u16,
 }
 
+/// What a webhook answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WebhookLabels {
+    /// allowed, denied or failed.
+    pub(crate) result: &'static str,
+}
+
 /// The counters.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -27,6 +34,7 @@ pub(crate) struct Metrics {
     pub(crate) streams: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) handshakes_failed: Counter,
+    pub(crate) webhooks: Family<WebhookLabels, Counter>,
 }
 
 impl Metrics {
@@ -44,6 +52,7 @@ impl Metrics {
             );
             r.register("streams", "Open streams to kubelets", metrics.streams.clone());
             r.register("connections", "Open connections", metrics.connections.clone());
+            r.register("webhooks", "Answers of admission webhooks by result", metrics.webhooks.clone());
             r.register("handshakes_failed", "TLS handshakes that failed", metrics.handshakes_failed.clone());
         });
         metrics

@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
-mod support;
-
 /// A webhook of its own: answers by the label `answer` of the object, and keeps what it was asked.
 struct Webhook {
     port: u16,
@@ -103,6 +101,7 @@ impl Webhook {
 
 struct Server {
     router: Router,
+    metrics: skerry_telemetry::Registry,
     _server: skerry_apiserver::ApiServer,
     _dir: tempfile::TempDir,
 }
@@ -113,8 +112,11 @@ const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwe
 impl Server {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let server = support::build(dir.path()).await;
-        Self { router: server.router(), _server: server, _dir: dir }
+        let mut config = skerry_apiserver::Config::new(dir.path());
+        config.listen = ([127, 0, 0, 1], 0).into();
+        let metrics = config.registry.clone();
+        let server = config.build().await.unwrap();
+        Self { router: server.router(), metrics, _server: server, _dir: dir }
     }
 
     /// Status, body, warnings.
@@ -194,6 +196,12 @@ async fn webhooks_see_every_write_and_refuse_with_their_words() {
         201
     );
     assert_eq!(hook.take()[0]["request"]["kind"]["kind"], "Device");
+    let counted = server.metrics.encode();
+    for line in
+        ["skerry_apiserver_webhooks_total{result=\"denied\"} 3", "skerry_apiserver_webhooks_total{result=\"allowed\"}"]
+    {
+        assert!(counted.contains(line), "{counted}");
+    }
     assert_eq!(server.call("DELETE", &format!("{CONFIGURATIONS}/test"), &Value::Null).await.0, 200);
     assert_eq!(server.create("b", "deny").await.0, 201);
 }

@@ -12,6 +12,7 @@ mod matching;
 mod send;
 
 use crate::call::Call;
+use crate::metrics::WebhookLabels;
 use crate::state::Api;
 use futures::future::join_all;
 use matching::{Scene, matching_version};
@@ -72,9 +73,13 @@ async fn ask(call: &Call, event: &Event<'_>, webhook: &Value, version: &str) -> 
     let answer = tokio::time::timeout(limit, send::send(&call.api, webhook, &review)).await;
     let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {seconds} s")));
     let response = answer.and_then(|answer| response(answer, &uid));
+    let count = |result| {
+        call.api.metrics.webhooks.get_or_create(&WebhookLabels { result }).inc();
+    };
     let response = match response {
         Ok(response) => response,
         Err(why) => {
+            count("failed");
             tracing::warn!(webhook = name, error = why, "cannot call a webhook");
             return match str_at(webhook, "/failurePolicy") {
                 "Ignore" => Ok(()),
@@ -88,8 +93,10 @@ async fn ask(call: &Call, event: &Event<'_>, webhook: &Value, version: &str) -> 
         call.warn(warning);
     }
     if response.get("allowed") == Some(&Value::Bool(true)) {
+        count("allowed");
         return Ok(());
     }
+    count("denied");
     let code = int_at(&response, "/status/code").and_then(|code| u16::try_from(code).ok());
     let code = code.filter(|code| (400..600).contains(code)).unwrap_or(400);
     let said = [str_at(&response, "/status/message"), str_at(&response, "/status/reason")];
