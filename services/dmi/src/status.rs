@@ -13,8 +13,10 @@ use skerry_hubclient::Report;
 
 use crate::node::Node;
 
-/// How often to look what follows from time alone.
+/// How often to look what is due.
 const TICK: Duration = Duration::from_millis(250);
+/// How many of these lie between two looks at every device: cycles are seconds.
+const FULL_LOOK: u32 = 4;
 /// Shortest time between two looks: what happens within is told together.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Devices at a time.
@@ -24,11 +26,13 @@ const BATCH: usize = 256;
 pub(crate) async fn tell(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count: u32 = 0;
     loop {
         tokio::select! {
             () = node.news.notified() => node.read_mut(|fleet, now| fleet.look(now)),
             _ = ticks.tick() => {
-                node.read_mut(|fleet, now| fleet.tick(now));
+                count = count.wrapping_add(1);
+                node.read_mut(|fleet, now| if count.is_multiple_of(FULL_LOOK) { fleet.tick(now) } else { fleet.look(now) });
                 node.metrics.mappers.set(node.read(|fleet, _| fleet.mapper_count()).try_into().unwrap_or(i64::MAX));
             }
         }

@@ -1,7 +1,7 @@
 //! A stand-in for EdgeHub: a Source and a Sink in this process, with objects that a test sets and
 //! reports that it reads. The protocol is the real one, of `skerry_sync`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

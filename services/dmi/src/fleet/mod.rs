@@ -15,6 +15,8 @@ mod objects;
 mod reports;
 mod saved;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -122,7 +124,7 @@ impl Fleet {
         self.connected = connected;
     }
 
-    /// Looks what follows from time: leases that end, values that are not fresh, conditions.
+    /// Looks what follows from time alone, at every device: values that are not fresh, conditions.
     pub(crate) fn tick(&mut self, now: Now) {
         self.end_leases(now);
         let keys: Vec<Key> = self.devices.keys().cloned().collect();
@@ -134,6 +136,7 @@ impl Fleet {
 
     /// As [`Fleet::tick`], for the devices that something happened to.
     pub(crate) fn look(&mut self, now: Now) {
+        self.end_leases(now);
         for key in std::mem::take(&mut self.look) {
             self.look_at(&key, now);
         }

@@ -144,16 +144,22 @@ impl Fleet {
         let taken = device.and_then(|device| {
             let twin = device.twins.get_mut(property)?;
             let holds = twin.state.set_overlay(overlay);
-            let name = std::sync::Arc::clone(&twin.spec.name);
+            let row = (key.clone(), std::sync::Arc::clone(&twin.spec.name));
+            let is_overlay = twin.state.overlay.is_some();
             device.touch();
-            Some((holds, name))
+            Some((holds, is_overlay, row))
         });
-        let Some((true, name)) = taken else {
+        let Some((true, is_overlay, row)) = taken else {
             self.forget.insert((key.clone(), property.into()));
             return None;
         };
-        self.forget.remove(&(key.clone(), std::sync::Arc::clone(&name)));
-        self.tell.insert((key.clone(), name));
+        if is_overlay {
+            self.forget.remove(&row);
+            self.tell.insert(row);
+        } else {
+            // The cloud wants the same.
+            self.forget.insert(row);
+        }
         self.mark(key);
         self.look.insert(key.clone());
         self.changed(key);

@@ -88,7 +88,7 @@ impl Fleet {
         for saved in self.saved_overlays.remove(&key).unwrap_or_default() {
             let overlay = Overlay { value: saved.value, base: saved.base, earlier: saved.earlier };
             let twin = device.twins.get_mut(saved.property.as_str()).filter(|_| saved.uid == device.spec.uid);
-            let holds = twin.is_some_and(|twin| twin.state.set_overlay(overlay));
+            let holds = twin.is_some_and(|twin| twin.state.set_overlay(overlay) && twin.state.overlay.is_some());
             let name = (key.clone(), saved.property.as_str().into());
             // Whether the cloud has heard of it nobody remembers.
             if holds {

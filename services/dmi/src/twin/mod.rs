@@ -12,6 +12,8 @@
 //! write at the edge is not undone by the acceptance of an earlier one: it is told again with the new base.
 
 mod property;
+#[cfg(test)]
+mod property_tests;
 mod spec;
 mod value;
 

@@ -113,22 +113,29 @@ impl Property {
 
     /// Takes what the cloud wants.
     pub(crate) fn set_cloud(&mut self, value: Option<String>) -> CloudChange {
-        let version = desired_base(value.as_deref());
         let known = self.cloud == value;
         self.cloud = value;
-        let Some(overlay) = &mut self.overlay else {
-            return if known { CloudChange::Same } else { CloudChange::Changed };
-        };
-        if version == overlay.base {
-            return if known { CloudChange::Same } else { CloudChange::Changed };
+        let unchanged = if known { CloudChange::Same } else { CloudChange::Changed };
+        let Some(overlay) = &self.overlay else { return unchanged };
+        // The cloud wants the same, and nothing of ours is on its way any more.
+        if known && self.cloud.as_deref() == Some(&overlay.value) {
+            self.overlay = None;
+            return CloudChange::OverlayEnded;
         }
+        self.weigh().unwrap_or(unchanged)
+    }
+
+    /// Whether the overlay still holds against the cloud's value.
+    fn weigh(&mut self) -> Option<CloudChange> {
+        let version = desired_base(self.cloud.as_deref());
+        let overlay = self.overlay.as_mut().filter(|overlay| overlay.base != version)?;
         if let Some(at) = overlay.earlier.iter().position(|earlier| *earlier == version) {
             overlay.earlier.drain(..=at);
             overlay.base = version;
-            return CloudChange::Rebased;
+            return Some(CloudChange::Rebased);
         }
         self.overlay = None;
-        CloudChange::OverlayEnded
+        Some(CloudChange::OverlayEnded)
     }
 
     /// The overlay that a write on the node makes.
@@ -146,12 +153,15 @@ impl Property {
         Overlay { value: value.to_owned(), base: desired_base(self.cloud.as_deref()), earlier }
     }
 
-    /// Takes an overlay that is durable now. Whether it holds: not when the cloud's value has changed since
-    /// it was made.
+    /// Takes an overlay that is durable now. Whether its value is what is wanted: not when the cloud's value has
+    /// changed since it was made. There is none afterwards where the cloud wants the same.
     pub(crate) fn set_overlay(&mut self, overlay: Overlay) -> bool {
-        let cloud = self.cloud.take();
+        if overlay.earlier.is_empty() && self.cloud.as_deref() == Some(&overlay.value) {
+            self.overlay = None;
+            return true;
+        }
         self.overlay = Some(overlay);
-        self.set_cloud(cloud) != CloudChange::OverlayEnded
+        self.weigh() != Some(CloudChange::OverlayEnded)
     }
 
     /// Takes the outcome of a desired value. Outcomes of older values say nothing.

@@ -51,9 +51,15 @@ impl Node {
     }
 
     pub(crate) async fn run(&mut self) {
-        let registry = skerry_telemetry::Registry::new();
-        let connect = Connect::Pipe(self.connector.clone());
-        let dmi = Dmi::build(self.config.clone(), connect, &registry).await.unwrap();
+        // One that was killed lets go of its store when its last task is gone.
+        let dmi = eventually(async || {
+            let connect = Connect::Pipe(self.connector.clone());
+            match Dmi::build(self.config.clone(), connect, &skerry_telemetry::Registry::new()).await {
+                Err(skerry_dmi::Error::Store(error)) if error.code() == "store_in_use" => None,
+                built => Some(built.unwrap()),
+            }
+        });
+        let dmi = dmi.await.unwrap();
         let (trigger, watch) = drain::channel(Duration::from_secs(5));
         self.running = Some((trigger, tokio::spawn(dmi.run(watch))));
     }
@@ -151,9 +157,9 @@ pub(crate) fn twin<'v>(view: &'v pb::DeviceView, property: &str) -> &'v pb::Twin
     view.twins.iter().find(|twin| twin.property == property).unwrap()
 }
 
-/// The condition of a type.
-pub(crate) fn condition<'v>(view: &'v pb::DeviceView, r#type: &str) -> &'v pb::ConditionView {
-    view.conditions.iter().find(|condition| condition.r#type == r#type).unwrap()
+/// The condition of a type; an empty one before the node has judged.
+pub(crate) fn condition(view: &pb::DeviceView, r#type: &str) -> pb::ConditionView {
+    view.conditions.iter().find(|condition| condition.r#type == r#type).cloned().unwrap_or_default()
 }
 
 pub(crate) fn model() -> Value {

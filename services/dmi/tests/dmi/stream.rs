@@ -51,6 +51,20 @@ impl Mapper {
         next.expect("nothing came").unwrap().expect("the stream ended").message.unwrap()
     }
 
+    /// How the stream ends.
+    async fn end(&mut self) -> Code {
+        let ends = async {
+            loop {
+                match self.receive.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Code::Ok,
+                    Err(status) => return status.code(),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ends).await.expect("the stream goes on")
+    }
+
     /// Everything up to AllSent.
     async fn all(&mut self) -> Vec<Down> {
         let mut heard = Vec::new();
@@ -191,4 +205,100 @@ async fn a_value_set_on_the_node_is_durable_and_travels_up() {
     node.hub.put(kinds::DEVICE, "plant", "b1", accepted);
     assert_eq!(twin(&node.until("b1", cloud).await, "setpoint").desired.as_deref(), Some("70"));
     node.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_not_a_mapper_is_refused_with_words() {
+    let node = Node::start().await;
+    let hello =
+        |name: &str, protocol: &str| pb::Hello { name: name.into(), protocol: protocol.into(), ..Default::default() };
+    for hello in [hello("", "modbus"), hello("m", ""), hello("a/b", "modbus"), hello("m\n", "modbus")] {
+        let refused = Mapper::open(&node, hello).await.err().unwrap();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("mapper's"), "{refused:?}");
+    }
+    // Something else than hello.
+    let (send, queue) = mpsc::channel(1);
+    send.send(pb::MapperMessage { message: Some(Up::Reports(pb::Reports::default())) }).await.unwrap();
+    let mut stream = MappersClient::new(node.channel()).connect(ReceiverStream::new(queue)).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap_err().code(), Code::InvalidArgument);
+    // What people ask for must be named.
+    let mut devices = node.devices();
+    let nobody = devices.get_device(pb::GetDeviceRequest { device: None }).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::InvalidArgument);
+    let unknown = devices.get_device(pb::GetDeviceRequest { device: Some(key("b1")) }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert!(devices.list_devices(pb::ListDevicesRequest::default()).await.unwrap().into_inner().devices.is_empty());
+    assert!(devices.list_mappers(pb::ListMappersRequest {}).await.unwrap().into_inner().mappers.is_empty());
+}
+
+#[tokio::test]
+async fn limits_of_a_stream_end_it_or_make_it_wait() {
+    use pb::value::Value as V;
+    let node = Node::with(|config| config.dmi.quotas.values_per_second = 1000).await;
+    node.put_boiler("b1");
+    let mut mapper = Mapper::connect(&node, "m").await;
+    mapper.take_device().await;
+    // The rate: a flood waits, and nothing of it is lost.
+    let started = std::time::Instant::now();
+    for n in 0..30 {
+        let values = (0..100).map(|_| value("temperature", V::Integer(n))).collect();
+        assert!(mapper.report("b1", values).await.refused.is_empty());
+    }
+    assert!(started.elapsed() > Duration::from_millis(1800), "{:?}", started.elapsed());
+    assert_eq!(twin(&node.view("b1").await.unwrap(), "temperature").reported.as_deref(), Some("29"));
+    // Others are answered meanwhile, and a refusal names what it is about.
+    let ack = mapper.report("b9", vec![value("temperature", V::Boolean(true))]).await;
+    assert!(ack.refused[0].reason.contains("not on this node"), "{ack:?}");
+    let many = (0..40).map(|_| value("nothing", V::Text("x".into()))).collect();
+    assert_eq!(mapper.report("b1", many).await.refused.len(), 32);
+    // A number that is none is Bad.
+    mapper.report("b1", vec![value("temperature", V::Number(f64::NAN))]).await;
+    assert_eq!(twin(&node.view("b1").await.unwrap(), "temperature").quality(), pb::Quality::Bad);
+    // Too many values, or a sequence that does not grow, end the stream.
+    let values = (0..5001).map(|_| value("temperature", V::Integer(1))).collect();
+    let devices = vec![pb::DeviceValues { device: Some(key("b1")), values }];
+    mapper.say(Up::Reports(pb::Reports { sequence: 1000, devices })).await;
+    assert_eq!(mapper.end().await, Code::InvalidArgument);
+    let mut mapper = Mapper::connect(&node, "m").await;
+    mapper.say(Up::Reports(pb::Reports { sequence: 0, devices: Vec::new() })).await;
+    assert_eq!(mapper.end().await, Code::InvalidArgument);
+    let mut mapper = Mapper::connect(&node, "m").await;
+    let states = vec![pb::StateReport::default(); 5001];
+    mapper.say(Up::States(pb::StateReports { states })).await;
+    assert_eq!(mapper.end().await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_second_stream_of_a_mapper_ends_the_first_and_watchers_see_the_newest() {
+    use pb::value::Value as V;
+    let node = Node::start().await;
+    node.put_boiler("b1");
+    let mut watch =
+        node.devices().watch_devices(pb::WatchDevicesRequest { namespace: "plant".into() }).await.unwrap().into_inner();
+    let mut first = Mapper::connect(&node, "m").await;
+    first.take_device().await;
+    let mut second = Mapper::connect(&node, "m").await;
+    assert_eq!(first.end().await, Code::Aborted);
+    second.take_device().await;
+    second.state("b1", pb::DeviceState::Unhealthy, "fan\nbroken").await;
+    second.report("b1", vec![value("temperature", V::Unsigned(u64::MAX))]).await;
+    loop {
+        let change = tokio::time::timeout(Duration::from_secs(10), watch.message()).await.unwrap().unwrap().unwrap();
+        let Some(pb::device_change::Change::Device(view)) = change.change else { continue };
+        if twin(&view, "temperature").reported.as_deref() == Some("18446744073709551615") {
+            assert_eq!((view.state(), view.state_reason.as_str()), (pb::DeviceState::Unhealthy, "fan broken"));
+            break;
+        }
+    }
+    let mappers = node.devices().list_mappers(pb::ListMappersRequest {}).await.unwrap().into_inner().mappers;
+    assert_eq!((mappers.len(), mappers[0].api.as_str(), mappers[0].devices, mappers[0].values), (1, "v1", 1, 1));
+    node.hub.delete(kinds::DEVICE, "plant", "b1");
+    loop {
+        if let Down::DeviceRemoved(gone) = second.hear().await {
+            assert_eq!(gone, key("b1"));
+            break;
+        }
+    }
+    assert!(matches!(second.hear().await, Down::ModelRemoved(_)));
 }

@@ -159,7 +159,10 @@ pub(crate) async fn call(socket: &Path, path: &str, message: &Message) -> (i32, 
         let value = parts.headers.get(name).or_else(|| trailers.get(name));
         value.map(|value| value.to_str().unwrap().to_owned())
     };
-    let (code, words) = (header("grpc-status").unwrap(), header("grpc-message").unwrap_or_default());
+    let (code, words) = (
+        header("grpc-status").unwrap(),
+        header("grpc-message").unwrap_or_default().replace("%20", " ").replace("%22", "\""),
+    );
     let bytes = body.to_bytes();
     driver.abort();
     (code.parse().unwrap(), words, bytes.get(5..).unwrap_or_default().to_vec())
