@@ -45,7 +45,7 @@ pub struct Device<D: Driver> {
 pub struct Point<D: Driver> {
     /// Where it is in the device.
     pub visitor: D::Visitor,
-    /// What the model says of it.
+    /// What the model says of it, without the `visitor_config`.
     pub property: PropertyDefinition,
 }
 
@@ -58,7 +58,10 @@ impl<D: Driver> Device<D> {
         let protocol = parse("protocol.configData", &definition.protocol_config)?;
         let point = |property: &PropertyDefinition| {
             let place = format!("property {}: visitors.configData", property.name);
-            Ok(Point { visitor: parse(&place, &property.visitor_config)?, property: property.clone() })
+            let visitor = parse(&place, &property.visitor_config)?;
+            // It is in the visitor now, and there may be tens of thousands of points.
+            let property = PropertyDefinition { visitor_config: Json::new(), ..property.clone() };
+            Ok(Point { visitor, property })
         };
         let points = definition.properties.iter().map(point).collect::<Result<_, Fault>>()?;
         Ok(Self { key: definition.key.clone(), protocol, points })
