@@ -20,6 +20,10 @@ use crate::system::issue_service_credentials;
 /// EdgeController's service name.
 pub(crate) const SERVICE: &str = "edgecontroller";
 
+/// Under which names and addresses the API server reaches a webhook: on the same machine, or as a Service.
+const WEBHOOK_NAMES: [(&str, [&str; 3]); 1] =
+    [("devicecontroller", ["localhost", "127.0.0.1", "devicecontroller.skerry-system.svc"])];
+
 /// How soon a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -59,7 +63,9 @@ impl Keeper {
     }
 
     fn issue_folder(&self, service: &str, folder: &PathBuf) -> Result<(), ControllerError> {
-        let credentials = issue_service_credentials(&self.ca, service, &[])?;
+        let names = WEBHOOK_NAMES.iter().filter(|(name, _)| *name == service).flat_map(|(_, names)| names);
+        let names: Vec<String> = names.map(|&name| name.to_owned()).collect();
+        let credentials = issue_service_credentials(&self.ca, service, &names)?;
         let store = CredentialStore::open(folder).map_err(ControllerError::identity("cannot open the folder"))?;
         store.save(&credentials).map_err(ControllerError::identity("cannot store the certificate"))?;
         tracing::info!(service, folder = %folder.display(), "certificate written");

@@ -87,6 +87,8 @@ pub enum Other {
     Lease,
     /// What a device reported.
     DeviceStatus,
+    /// ValidatingWebhookConfiguration.
+    WebhookConfiguration,
     /// TokenReview and SubjectAccessReview: asked, not stored.
     Review,
 }
@@ -119,6 +121,11 @@ impl Resource {
             Self::Other(Other::Event) => Some(api_resource("", "Event", "events")),
             Self::Other(Other::Lease) => Some(api_resource("coordination.k8s.io", "Lease", "leases")),
             Self::Other(Other::DeviceStatus) => Some(api_resource(DEVICES, "DeviceStatus", "devicestatuses")),
+            Self::Other(Other::WebhookConfiguration) => Some(api_resource(
+                "admissionregistration.k8s.io",
+                "ValidatingWebhookConfiguration",
+                "validatingwebhookconfigurations",
+            )),
             Self::Other(Other::Review) => None,
         }
     }
@@ -129,6 +136,7 @@ impl Resource {
             Self::Other(Other::Event) => "Event",
             Self::Other(Other::Lease) => "Lease",
             Self::Other(Other::DeviceStatus) => "DeviceStatus",
+            Self::Other(Other::WebhookConfiguration) => "ValidatingWebhookConfiguration",
             Self::Other(Other::Review) => "Review",
         }
     }
@@ -166,7 +174,8 @@ impl KubeApi {
         let of = resource
             .api_resource()
             .ok_or_else(|| ApiError::Refused { code: 0, message: "not an object of the API".to_owned() })?;
-        Ok(if resource.is_namespaced() {
+        // Without a namespace: in all of them.
+        Ok(if resource.is_namespaced() && !namespace.is_empty() {
             Api::namespaced_with(self.client.clone(), namespace, &of)
         } else {
             Api::all_with(self.client.clone(), &of)

@@ -1,6 +1,6 @@
 //! `skerry cloud`: the embedded control plane and the cloud services in one process.
 //!
-//! API server, controllers, edgecontroller and cloudhub run as tasks, built in that order because each
+//! API server, controllers, edgecontroller, devicecontroller and cloudhub run as tasks, built in that order because each
 //! needs the one before. They talk to each other as they would from processes of their own, by HTTPS
 //! and gRPC on loopback. `skerry up` starts it; the directory says where things are. A task that ends
 //! ends the process, and its supervisor starts it again: state is in the API server's SQLite alone.
@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use skerry_cloudhub::{CloudHub, SourceConfig};
 use skerry_controllers::Controllers;
+use skerry_devicecontroller::{DeviceController, Sockets};
 use skerry_edgecontroller::EdgeController;
 use skerry_rpc::Listen;
 
@@ -44,9 +45,18 @@ pub(crate) async fn run(args: CloudArgs) -> Result<()> {
     apiserver(&dir, &state.ports, &mut tasks).await?;
     controllers(&dir, &state.ports, &mut tasks).await?;
     edgecontroller(&dir, &state.ports, &mut tasks).await?;
+    devicecontroller(&dir, &state.ports, &mut tasks).await?;
     cloudhub(&dir, &state.ports, &mut tasks).await?;
     tracing::info!(hub = %state.ports.hub, "cloud services run");
     tasks.run().await
+}
+
+/// The services behind the hub.
+pub(crate) fn sources(ports: &Ports) -> Vec<SourceConfig> {
+    vec![
+        SourceConfig::edgecontroller(vec![ports.edgecontroller.to_string()]),
+        SourceConfig::devicecontroller(vec![ports.devicecontroller.to_string()]),
+    ]
 }
 
 async fn apiserver(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
@@ -99,6 +109,25 @@ async fn edgecontroller(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<
     Ok(())
 }
 
+async fn devicecontroller(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
+    let what = || "cannot start devicecontroller".to_owned();
+    let (registry, readiness) = tasks.admin(ports.admin.devicecontroller).await?;
+    let config = skerry_devicecontroller::Config {
+        listen: ports.devicecontroller,
+        webhook: ports.webhook,
+        webhook_url: Some(format!("https://{}", ports.webhook)),
+        credentials: cluster::credentials_of(dir, cluster::DEVICECONTROLLER),
+        trust_domain: places::TRUST_DOMAIN.to_owned(),
+        ..skerry_devicecontroller::Config::default()
+    };
+    let client = kubernetes::client(&dir.join(places::KUBECONFIG)).await?;
+    let sockets = Sockets::tcp(&config);
+    let controller = DeviceController::build(&config, sockets, client, &registry, &readiness).await.or_fail(what)?;
+    let stop = tasks.stop();
+    tasks.spawn("devicecontroller", async move { controller.run(stop).await.or_fail(|| "it ended".into()) });
+    Ok(())
+}
+
 async fn cloudhub(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
     let what = || "cannot start cloudhub".to_owned();
     let (registry, readiness) = tasks.admin(ports.admin.hub).await?;
@@ -107,7 +136,7 @@ async fn cloudhub(dir: &Path, ports: &Ports, tasks: &mut Tasks) -> Result<()> {
         listen: ports.hub,
         credentials: cluster::credentials_of(dir, cluster::CLOUDHUB),
         trust_domain: places::TRUST_DOMAIN.to_owned(),
-        sources: vec![SourceConfig::edgecontroller(vec![ports.edgecontroller.to_string()])],
+        sources: sources(ports),
         registry: cluster::EDGECONTROLLER.to_owned(),
     };
     let hub = CloudHub::build(config, &registry, &readiness).await.or_fail(what)?;

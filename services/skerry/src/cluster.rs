@@ -20,9 +20,11 @@ pub(crate) const CLOUDHUB: &str = "cloudhub";
 pub(crate) const APISERVER: &str = "apiserver";
 /// Name of edgecontroller in its certificate.
 pub(crate) const EDGECONTROLLER: &str = "edgecontroller";
+/// Name of devicecontroller in its certificate.
+pub(crate) const DEVICECONTROLLER: &str = "devicecontroller";
 /// The services of one machine that edgecontroller keeps certificates for, with their folders.
 pub(crate) fn kept_credentials(dir: &Path) -> BTreeMap<String, PathBuf> {
-    [CLOUDHUB, APISERVER].map(|service| (service.to_owned(), credentials_of(dir, service))).into()
+    [CLOUDHUB, APISERVER, DEVICECONTROLLER].map(|service| (service.to_owned(), credentials_of(dir, service))).into()
 }
 
 /// The CA of the cluster.

@@ -41,6 +41,12 @@ pub(crate) const HUB_PORT: u16 = 10000;
 pub(crate) const APISERVER_PORT: u16 = 16443;
 /// edgecontroller's port for cloudhub.
 pub(crate) const EDGECONTROLLER_PORT: u16 = 10100;
+/// devicecontroller's port for cloudhub.
+pub(crate) const DEVICECONTROLLER_PORT: u16 = 10110;
+/// devicecontroller's port for admission reviews.
+pub(crate) const DEVICECONTROLLER_WEBHOOK_PORT: u16 = 10111;
+/// Admin port of devicecontroller.
+pub(crate) const DEVICECONTROLLER_ADMIN_PORT: u16 = 9098;
 /// Admin port of cloudhub.
 pub(crate) const HUB_ADMIN_PORT: u16 = 9091;
 /// Admin port of edgecontroller.
@@ -78,6 +84,9 @@ mod tests {
             ("cloudhub", loopback(HUB_ADMIN_PORT).to_string()),
             ("edgecontroller", loopback(EDGECONTROLLER_PORT).to_string()),
             ("edgecontroller", loopback(EDGECONTROLLER_ADMIN_PORT).to_string()),
+            ("devicecontroller", loopback(DEVICECONTROLLER_PORT).to_string()),
+            ("devicecontroller", loopback(DEVICECONTROLLER_WEBHOOK_PORT).to_string()),
+            ("devicecontroller", loopback(DEVICECONTROLLER_ADMIN_PORT).to_string()),
             ("apiserver", loopback(APISERVER_PORT).to_string()),
             ("apiserver", loopback(APISERVER_ADMIN_PORT).to_string()),
             ("controllers", loopback(CONTROLLERS_ADMIN_PORT).to_string()),

@@ -88,6 +88,8 @@ fn every_server_explains_itself() {
     let controller = ["skerry.hub.v1.Registry", "skerry.identity.v1.Issuer", reviews, sync[0], sync[1]];
     check("edgecontroller", &as_caller(PORT + 2, "edgecontroller", "cloudhub"), &controller, &sync);
 
+    check("devicecontroller", &as_caller(PORT + 10, "devicecontroller", "cloudhub"), &sync, &sync);
+
     let socket = format!("unix:{}/edge/edgehub.sock", system.dir().display());
     let edge = ["skerry.edge.v1.Edge", reviews, sync[0], sync[1]];
     check("edgehub", &client(&[&socket]), &edge, &edge);

@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // layer 4, cloud: never store
     ("skerry-cloudhub", CLOUD),
     ("skerry-edgecontroller", CLOUD_CONTROLLER),
+    ("skerry-devicecontroller", CLOUD_CONTROLLER),
     ("skerry-controllers", CLOUD),
     // layer 4, edge
     ("skerry-edgehub", LAYER_3),
@@ -106,13 +107,14 @@ const CLOUD_CONTROLLER: &[&str] = &[
     "skerry-apimachinery",
     "skerry-rpc",
     "skerry-kubesync",
+    "skerry-k8s-types",
 ];
 const TESTS: &[&str] =
     &["skerry-test-support", "skerry-sim", "skerry-gates", "skerry-e2e", "skerry-bench", "skerry-hub-tests"];
 
 /// External crates that only these may use. Tests may use everything.
 const GUARDED: &[(&str, &[&str])] = &[
-    ("kube", &["skerry-kubesync", "skerry-edgecontroller", "skerry-controllers", "skerry"]),
+    ("kube", &["skerry-kubesync", "skerry-edgecontroller", "skerry-devicecontroller", "skerry-controllers", "skerry"]),
     ("rusqlite", &["skerry-store", "skerry-apiserver"]),
     ("tonic-health", &["skerry-rpc"]),
     ("tonic-reflection", &["skerry-rpc"]),

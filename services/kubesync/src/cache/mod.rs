@@ -126,6 +126,11 @@ impl Cache {
         }
     }
 
+    /// Whether the kind's first list has ended.
+    pub fn is_synced(&self, kind: Kind) -> bool {
+        self.read().is_synced(kind)
+    }
+
     /// A node said which bound objects it holds.
     pub(crate) fn declare(&self, node: &NodeName, held: Vec<Key>) -> Vec<Wake> {
         self.write().declare(node, held)

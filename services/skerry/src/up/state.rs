@@ -19,6 +19,8 @@ pub(crate) struct Admin {
     pub(crate) hub: SocketAddr,
     /// Of edgecontroller.
     pub(crate) edgecontroller: SocketAddr,
+    /// Of devicecontroller.
+    pub(crate) devicecontroller: SocketAddr,
     /// Of the API server.
     pub(crate) apiserver: SocketAddr,
     /// Of the controllers.
@@ -37,6 +39,10 @@ pub(crate) struct Ports {
     pub(crate) apiserver: SocketAddr,
     /// edgecontroller, for cloudhub.
     pub(crate) edgecontroller: SocketAddr,
+    /// devicecontroller, for cloudhub.
+    pub(crate) devicecontroller: SocketAddr,
+    /// devicecontroller, for admission reviews.
+    pub(crate) webhook: SocketAddr,
     /// The node's kubelet API: reached by the node's address, so on every interface.
     pub(crate) kubelet: SocketAddr,
     /// The admin servers.
@@ -54,10 +60,13 @@ impl Default for Ports {
             hub: every_interface(places::HUB_PORT),
             apiserver: loopback(places::APISERVER_PORT),
             edgecontroller: loopback(places::EDGECONTROLLER_PORT),
+            devicecontroller: loopback(places::DEVICECONTROLLER_PORT),
+            webhook: loopback(places::DEVICECONTROLLER_WEBHOOK_PORT),
             kubelet: every_interface(places::KUBELET_PORT),
             admin: Admin {
                 hub: loopback(places::HUB_ADMIN_PORT),
                 edgecontroller: loopback(places::EDGECONTROLLER_ADMIN_PORT),
+                devicecontroller: loopback(places::DEVICECONTROLLER_ADMIN_PORT),
                 apiserver: loopback(places::APISERVER_ADMIN_PORT),
                 controllers: loopback(places::CONTROLLERS_ADMIN_PORT),
                 edgehub: loopback(places::EDGEHUB_ADMIN_PORT),
@@ -74,8 +83,17 @@ impl Ports {
             hub: at(0),
             apiserver: at(1),
             edgecontroller: at(2),
+            devicecontroller: at(10),
+            webhook: at(11),
             kubelet: every_interface(base.saturating_add(9)),
-            admin: Admin { hub: at(3), edgecontroller: at(4), apiserver: at(5), controllers: at(6), edgehub: at(12) },
+            admin: Admin {
+                hub: at(3),
+                edgecontroller: at(4),
+                devicecontroller: at(15),
+                apiserver: at(5),
+                controllers: at(6),
+                edgehub: at(12),
+            },
         }
     }
 
