@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use clap::Args;
 use skerry_common::shutdown;
-use skerry_edged::private_runtime::{LeftOvers, MAX_SOCKET_PATH, PrivateRuntime, RuntimeOptions};
+use skerry_edged::private_runtime::{Image, LeftOvers, MAX_SOCKET_PATH, PrivateRuntime, RuntimeOptions};
 
 use crate::failure::{Context as _, Failure, Result};
 
 /// File in the directory of `up` that says that the runtime is ready.
 pub(crate) const READY: &str = "run/runtime.ready";
+/// What the image of a mapper is called, before its protocol.
+pub(crate) const MAPPER_IMAGE: &str = "skerry.test/mapper-";
 /// How often the daemon is looked at.
 const WATCH: Duration = Duration::from_millis(500);
 /// Programs and files without which there is no private runtime, with their Debian packages.
@@ -35,6 +37,9 @@ pub(crate) struct RuntimeArgs {
     /// Directory of `skerry up`.
     #[arg(long)]
     dir: PathBuf,
+    /// A mapper that was built beside this program, whose image is wanted; may be given several times.
+    #[arg(long)]
+    mapper: Vec<String>,
 }
 
 /// The options of the runtime that belongs to a directory of `up`.
@@ -50,6 +55,17 @@ pub(crate) fn options(dir: &Path) -> RuntimeOptions {
     options.cgroup_root = format!("skerrypods_{:06x}", id & 0xff_ffff);
     options.left_overs = LeftOvers::Adopt;
     options
+}
+
+/// The image of a mapper that was built beside this program.
+fn mapper(protocol: &str) -> Result<Image> {
+    let what = || format!("cannot make the image of the mapper {protocol}");
+    let here = std::env::current_exe().or_fail(what)?;
+    let program = here.with_file_name(format!("skerry-mapper-{protocol}"));
+    if !program.exists() {
+        return Err(Failure::usage(what()).cause(format!("{} is not there", program.display())).cure("make build"));
+    }
+    Image::program(&format!("{MAPPER_IMAGE}{protocol}:1"), &program).or_fail(what)
 }
 
 /// What is missing for a private runtime, as Debian packages.
@@ -69,8 +85,11 @@ pub(crate) async fn run(args: RuntimeArgs) -> Result<()> {
             .cause(format!("missing: {}", missing.join(", ")))
             .cure(format!("apt-get install {}", missing.join(" "))));
     }
-    let mut runtime =
-        PrivateRuntime::start(options(&dir)).await.or_fail(|| "cannot start a container runtime".into())?;
+    let mut options = options(&dir);
+    for protocol in &args.mapper {
+        options.images.push(mapper(protocol)?);
+    }
+    let mut runtime = PrivateRuntime::start(options).await.or_fail(|| "cannot start a container runtime".into())?;
     fs::write(&ready, "").or_fail(|| format!("cannot write {}", ready.display()))?;
     tracing::info!(socket = %runtime.socket().display(), "container runtime is ready");
     let stop = shutdown::requested();

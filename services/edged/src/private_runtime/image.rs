@@ -7,8 +7,9 @@
 //! changes nothing. Limits: the whole archive is in memory; these images are a few MB. A file that
 //! cannot be read fails the build before anything is written.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aws_lc_rs::digest;
@@ -64,6 +65,19 @@ const PAUSE: &str = "/usr/bin/catatonit";
 /// Where Debian's busybox-static puts its program.
 const BUSYBOX: &str = "/bin/busybox";
 
+/// Where programs name their loader.
+#[cfg(target_arch = "x86_64")]
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+/// Where programs name their loader.
+#[cfg(not(target_arch = "x86_64"))]
+const LOADER: &str = "lib/ld-linux-aarch64.so.1";
+
+/// The shared libraries in a table of a process's memory (`proc_pid_maps(5)`), each once.
+fn libraries(table: &str) -> BTreeSet<&str> {
+    let paths = table.lines().filter_map(|line| line.split_whitespace().nth(5));
+    paths.filter(|path| path.starts_with('/') && path.contains(".so")).collect()
+}
+
 impl Image {
     /// An image with the machine's static busybox and all its applets; runs a shell by default.
     pub fn busybox(name: &str) -> Self {
@@ -79,6 +93,43 @@ impl Image {
         }
         image.cmd = vec!["/bin/sh".into()];
         image
+    }
+
+    /// An image that runs a program of this machine, with the shared libraries that this very process runs
+    /// with: enough for what comes from the same build.
+    ///
+    /// # Errors
+    /// When the libraries cannot be found out.
+    pub fn program(name: &str, program: &Path) -> Result<Self, Error> {
+        let maps = Path::new("/proc/self/maps");
+        let table = fs::read_to_string(maps).map_err(|e| Error::io(maps, e))?;
+        let mut image = Self::base(name);
+        for library in libraries(&table) {
+            let path = library.trim_start_matches('/').to_owned();
+            image.add_parents(&path);
+            image.files.push(ImageFile { path, mode: 0o755, content: FileContent::CopyOf(library.into()) });
+        }
+        let file = program.file_name().unwrap_or_default().to_string_lossy();
+        let path = format!("bin/{file}");
+        image.entrypoint = vec![format!("/{path}")];
+        image.files.push(ImageFile { path, mode: 0o755, content: FileContent::CopyOf(program.to_owned()) });
+        // The kernel looks for the loader where the program names it, which may be a link on this machine.
+        image.add_parents(LOADER);
+        if !image.files.iter().any(|f| f.path == LOADER) && Path::new("/").join(LOADER).exists() {
+            let content = FileContent::CopyOf(Path::new("/").join(LOADER));
+            image.files.push(ImageFile { path: LOADER.into(), mode: 0o755, content });
+        }
+        Ok(image)
+    }
+
+    fn add_parents(&mut self, path: &str) {
+        for (at, _) in path.match_indices('/') {
+            let parent = path.get(..at).unwrap_or_default();
+            if !self.files.iter().any(|f| f.path == parent) {
+                let content = FileContent::Directory;
+                self.files.push(ImageFile { path: parent.into(), mode: 0o755, content });
+            }
+        }
     }
 
     /// The image of the sandbox container: a process that waits and reaps.

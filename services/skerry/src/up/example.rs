@@ -1,37 +1,79 @@
-//! Applies the objects of a folder, and waits until their pods run.
+//! Applies the objects of a folder, and waits until their pods run and their devices are read.
 //!
 //! Objects are created, or merged into what is there, in the order of file names and of the documents
-//! in a file. What is waited for are the workloads among them.
+//! in a file. What is waited for are the workloads and devices among them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
 use kube::{Client, ResourceExt as _};
+use serde_json::Value;
 
 use crate::failure::{Context as _, Failure, Result};
 use crate::kubernetes::failed;
+use crate::runtime::MAPPER_IMAGE;
 
 /// How often workloads are looked at.
 const POLL: Duration = Duration::from_millis(200);
+/// Values of a device that are shown.
+const SHOWN: usize = 4;
 /// A folder of examples is small; more is the wrong folder.
 const MAX_OBJECTS: usize = 500;
 
 /// What `apply` made that can be waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Workload {
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    kind: Kind,
     namespace: String,
     name: String,
+    /// The object's, or for a Device that of its DeviceStatus.
+    api: Api<DynamicObject>,
 }
 
-/// Applies every `*.yaml` file of a folder. Returns its Deployments.
-pub(crate) async fn apply(client: &Client, folder: &Path) -> Result<Vec<Workload>> {
-    let mut workloads = Vec::new();
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Deployment,
+    DaemonSet,
+    Device,
+}
+
+impl Made {
+    /// How many pods or devices are there, when all are.
+    fn complete(&self, object: &DynamicObject) -> Option<i64> {
+        let status = |field: &str| object.data.pointer(&format!("/status/{field}"));
+        let number = |field: &str| status(field).and_then(Value::as_i64);
+        let current = number("observedGeneration") == object.metadata.generation;
+        match self.kind {
+            Kind::Deployment => {
+                let wanted = object.data.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+                (current && number("readyReplicas").unwrap_or(0) >= wanted).then_some(wanted)
+            }
+            Kind::DaemonSet => {
+                let wanted = number("desiredNumberScheduled")?;
+                (current && number("numberReady").unwrap_or(0) >= wanted).then_some(wanted)
+            }
+            Kind::Device => (!values(object).is_empty()).then_some(1),
+        }
+    }
+}
+
+/// What a DeviceStatus says of the device's properties.
+fn values(status: &DynamicObject) -> Vec<(String, String)> {
+    let twins = status.data.pointer("/status/twins").and_then(Value::as_array).into_iter().flatten();
+    let text = |twin: &Value, at: &str| twin.pointer(at).and_then(Value::as_str).map(str::to_owned);
+    let value = |twin| Some((text(twin, "/propertyName")?, text(twin, "/reported/value").filter(|v| !v.is_empty())?));
+    twins.filter_map(value).collect()
+}
+
+/// Applies every `*.yaml` file of a folder. Returns what can be waited for.
+pub(crate) async fn apply(client: &Client, folder: &Path) -> Result<Vec<Made>> {
+    let mut made = Vec::new();
     for object in read(folder)? {
         let types = object.types.clone().ok_or_else(|| Failure::usage("an object of the example has no kind"))?;
         let name = object.name_any();
@@ -50,11 +92,39 @@ pub(crate) async fn apply(client: &Client, folder: &Path) -> Result<Vec<Workload
             }
             Err(error) => return Err(failed(what())(error)),
         }
-        if types.kind == "Deployment" {
-            workloads.push(Workload { namespace, name });
+        let (kind, api) = match types.kind.as_str() {
+            "Deployment" => (Kind::Deployment, api),
+            "DaemonSet" => (Kind::DaemonSet, api),
+            "Device" => {
+                let gvk = GroupVersionKind::gvk(&gvk.group, &gvk.version, "DeviceStatus");
+                let (resource, _) = discovery::pinned_kind(client, &gvk).await.map_err(failed(what()))?;
+                (Kind::Device, Api::namespaced_with(client.clone(), &namespace, &resource))
+            }
+            _ => continue,
+        };
+        made.push(Made { kind, namespace, name, api });
+    }
+    Ok(made)
+}
+
+/// Protocols of the mappers whose images the objects of the folders name.
+pub(crate) fn mappers(folders: &[PathBuf]) -> Result<BTreeSet<String>> {
+    fn find(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) => {
+                let protocol = text.strip_prefix(MAPPER_IMAGE).and_then(|rest| rest.split(':').next());
+                found.extend(protocol.map(str::to_owned));
+            }
+            Value::Array(list) => list.iter().for_each(|v| find(v, found)),
+            Value::Object(fields) => fields.values().for_each(|v| find(v, found)),
+            _ => {}
         }
     }
-    Ok(workloads)
+    let mut found = BTreeSet::new();
+    for folder in folders {
+        read(folder)?.iter().for_each(|object| find(&object.data, &mut found));
+    }
+    Ok(found)
 }
 
 fn read(folder: &Path) -> Result<Vec<DynamicObject>> {
@@ -81,38 +151,51 @@ fn read(folder: &Path) -> Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
-/// Waits until every Deployment has all its replicas ready; returns how many pods that are.
-pub(crate) async fn ready(client: &Client, workloads: &[Workload], patience: Duration) -> Result<i32> {
+/// Waits until every pod of the workloads is ready and every device was read; returns how many that are.
+pub(crate) async fn ready(made: &[Made], client: &Client, patience: Duration) -> Result<(i64, i64)> {
     let until = tokio::time::Instant::now() + patience;
-    let mut pods = 0;
-    for workload in workloads {
-        let api: Api<Deployment> = Api::namespaced(client.clone(), &workload.namespace);
-        loop {
-            let deployment = api.get(&workload.name).await.map_err(failed("cannot read a Deployment"))?;
-            let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-            let status = deployment.status.unwrap_or_default();
-            if status.ready_replicas.unwrap_or(0) >= wanted
-                && status.observed_generation == deployment.metadata.generation
-            {
-                pods += wanted;
-                break;
+    let (mut pods, mut devices) = (0, 0);
+    for one in made {
+        let count = loop {
+            let object = one.api.get_opt(&one.name).await.map_err(failed(format!("cannot read {:?}", one.kind)))?;
+            if let Some(count) = object.and_then(|object| one.complete(&object)) {
+                break count;
             }
             if tokio::time::Instant::now() >= until {
-                return Err(Failure::new(format!("Deployment {}/{} is not ready", workload.namespace, workload.name))
-                    .cause(why(client, &workload.namespace).await)
-                    .cure("kubectl describe pods; the logs are in the directory of up"));
+                let failure = Failure::new(format!("{:?} {}/{} is not ready", one.kind, one.namespace, one.name));
+                return Err(if one.kind == Kind::Device {
+                    failure.cure(format!("kubectl describe device -n {} {}", one.namespace, one.name))
+                } else {
+                    failure
+                        .cause(why(client, &one.namespace).await)
+                        .cure("kubectl describe pods; the logs are in the directory of up")
+                });
             }
             tokio::time::sleep(POLL).await;
-        }
+        };
+        *if one.kind == Kind::Device { &mut devices } else { &mut pods } += count;
     }
-    Ok(pods)
+    Ok((pods, devices))
+}
+
+/// One line per device: its name, and the first of its values.
+pub(crate) async fn devices(made: &[Made]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for device in made.iter().filter(|m| m.kind == Kind::Device) {
+        let status = device.api.get(&device.name).await.map_err(failed("cannot read a DeviceStatus"))?;
+        let state = status.data.pointer("/status/state").and_then(Value::as_str).unwrap_or_default();
+        let values: Vec<_> =
+            values(&status).into_iter().take(SHOWN).map(|(name, value)| format!("{name}={value}")).collect();
+        lines.push(format!("{}/{}   {state}   {}", device.namespace, device.name, values.join("  ")));
+    }
+    Ok(lines)
 }
 
 /// One line per pod: name, phase, node, address.
-pub(crate) async fn pods(client: &Client, workloads: &[Workload]) -> Result<Vec<Pod>> {
+pub(crate) async fn pods(made: &[Made], client: &Client) -> Result<Vec<Pod>> {
     let mut pods = Vec::new();
-    let mut namespaces: Vec<_> = workloads.iter().map(|w| w.namespace.as_str()).collect();
-    namespaces.dedup();
+    let workloads = made.iter().filter(|m| m.kind != Kind::Device);
+    let namespaces: BTreeSet<&str> = workloads.map(|w| w.namespace.as_str()).collect();
     for namespace in namespaces {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
         pods.extend(api.list(&ListParams::default()).await.map_err(failed("cannot list pods"))?.items);
@@ -149,6 +232,12 @@ mod tests {
         let deployment = read(&folder).unwrap().remove(3);
         let mode = deployment.data.pointer("/spec/template/spec/volumes/2/secret/defaultMode");
         assert_eq!(mode.and_then(serde_json::Value::as_i64), Some(0o400));
+    }
+
+    #[test]
+    fn the_modbus_example_wants_its_mapper() {
+        let folder = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
+        assert_eq!(mappers(&[folder("hello"), folder("modbus")]).unwrap(), BTreeSet::from(["modbus".to_owned()]));
     }
 
     #[test]

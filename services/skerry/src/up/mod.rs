@@ -45,6 +45,10 @@ pub(crate) struct UpArgs {
     /// Folder with objects to apply; may be given several times.
     #[arg(long)]
     pub(crate) example: Vec<PathBuf>,
+    /// A program to keep running beside the system, as `name=/path/to/program arguments`, for what an example
+    /// talks to; may be given several times. It goes with `skerry down`.
+    #[arg(long, value_name = "NAME=COMMAND")]
+    pub(crate) run: Vec<units::Command>,
     /// Every service as its own process, from its own program.
     #[arg(long)]
     pub(crate) processes: bool,

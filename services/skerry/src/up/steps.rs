@@ -33,7 +33,7 @@ fn shared_machine() -> NodeConfig {
 /// All of them.
 pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mut Steps) -> Result<()> {
     if !state.cloud_only && state.runtime_endpoint.is_none() {
-        units::runtime(found)?;
+        units::runtime(found, &example::mappers(&args.example)?)?;
     }
     units::control_plane(found, state)?;
     let client = control_plane(found).await?;
@@ -53,6 +53,7 @@ pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mu
     if !state.cloud_only {
         node(found, state, &client, steps).await?;
     }
+    units::beside(found, &args.run)?;
     if !args.example.is_empty() {
         examples(args, &client, steps).await?;
     }
@@ -131,14 +132,15 @@ async fn node(found: &Places, state: &State, client: &Client, steps: &mut Steps)
 }
 
 async fn examples(args: &UpArgs, client: &Client, steps: &mut Steps) -> Result<()> {
-    let mut workloads = Vec::new();
+    let mut made = Vec::new();
     for folder in &args.example {
-        workloads.extend(example::apply(client, folder).await?);
+        made.extend(example::apply(client, folder).await?);
         steps.done(format!("{} applied", folder.display()));
     }
-    let count = example::ready(client, &workloads, Duration::from_secs(args.timeout)).await?;
-    steps.done(format!("{count} pods are Running and ready"));
-    for pod in example::pods(client, &workloads).await? {
+    let (pods, devices) = example::ready(&made, client, Duration::from_secs(args.timeout)).await?;
+    let devices = if devices > 0 { format!(", and {devices} devices are read") } else { String::new() };
+    steps.done(format!("{pods} pods are Running and ready{devices}"));
+    for pod in example::pods(&made, client).await? {
         let status = pod.status.clone().unwrap_or_default();
         ui::line(format!(
             "    {}/{}   {}   {}   {}",
@@ -148,6 +150,9 @@ async fn examples(args: &UpArgs, client: &Client, steps: &mut Steps) -> Result<(
             pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default(),
             status.pod_ip.unwrap_or_default(),
         ));
+    }
+    for device in example::devices(&made).await? {
+        ui::line(format!("    {device}"));
     }
     Ok(())
 }

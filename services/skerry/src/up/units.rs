@@ -3,8 +3,9 @@
 //! Either one process for the cloud and one for the node, or every service as its own program; the
 //! services cannot tell the difference. Files are written anew each time: they follow from the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde_json::{Value, json};
 use skerry_cloudhub::SourceConfig;
@@ -19,9 +20,43 @@ use crate::{cloud, cluster, places};
 /// Longest time that a service has to stop; the services' own deadlines are shorter.
 const STOP_SECONDS: u64 = 35;
 
+/// A program that is not ours. Words are divided at blanks; there is no shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Command {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl FromStr for Command {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (name, command) = text.split_once('=').ok_or("expected name=/path/to/program arguments")?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(format!("{name:?} is not a name: lower-case letters, digits and `-`"));
+        }
+        let mut words = command.split_whitespace().map(str::to_owned);
+        let program = PathBuf::from(words.next().unwrap_or_default());
+        if !program.is_absolute() {
+            return Err(format!("{} is not an absolute path of a program", program.display()));
+        }
+        Ok(Self { name: format!("run-{name}"), program, arguments: words.collect() })
+    }
+}
+
+/// What the user wants to run beside.
+pub(super) fn beside(found: &Places, commands: &[Command]) -> Result<()> {
+    commands.iter().try_for_each(|c| found.want(&c.name, &unit(10, c.program.clone(), c.arguments.clone())))
+}
+
 /// The private container runtime.
-pub(super) fn runtime(found: &Places) -> Result<()> {
-    found.want("runtime", &ours(1, &["runtime", "--dir", &text(&found.dir)?])?)
+pub(super) fn runtime(found: &Places, mappers: &BTreeSet<String>) -> Result<()> {
+    let dir = text(&found.dir)?;
+    let mut arguments = vec!["runtime", "--dir", &dir];
+    arguments.extend(mappers.iter().flat_map(|protocol| ["--mapper", protocol]));
+    found.want("runtime", &ours(1, &arguments)?)
 }
 
 /// The control plane; in one process, with the cloud services.
@@ -133,4 +168,19 @@ fn unit(order: u32, program: PathBuf, arguments: Vec<String>) -> Unit {
 
 fn text(path: &std::path::Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage(format!("the path {} is not text", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_command_is_a_name_and_words() {
+        let command: Command = "boiler=/usr/bin/python3 simulator.py --port 5020".parse().unwrap();
+        assert_eq!((command.name.as_str(), command.arguments.len()), ("run-boiler", 3));
+        for wrong in ["", "boiler", "=/bin/true", "b/../c=/bin/true", "boiler=", "boiler=python3 x.py"] {
+            assert!(wrong.parse::<Command>().is_err(), "{wrong:?}");
+        }
+    }
 }
