@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::failure::{Failure, Result};
 use crate::ui::{self, Output};
-use crate::{check, edge, join, reset, status};
+use crate::{check, edge, join, mapper, reset, status};
 #[cfg(feature = "cloud")]
 use crate::{cloud, down, net, node, runtime, token, up};
 
@@ -64,6 +64,9 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     /// Show what is missing on this machine, and how to mend it.
     Check(check::CheckArgs),
+    /// Make mappers.
+    #[command(subcommand)]
+    Mapper(mapper::MapperCommand),
     /// Show bytes by node and kind.
     #[cfg(feature = "cloud")]
     Net(net::NetArgs),
@@ -121,6 +124,7 @@ impl Command {
             Self::Node(command) => node::run(command).await,
             Self::Status(args) => status::run(args).await,
             Self::Check(args) => check::run(args).await,
+            Self::Mapper(command) => mapper::run(command),
             #[cfg(feature = "cloud")]
             Self::Net(args) => net::run(args).await,
             Self::Version(args) => version(&args),

@@ -25,6 +25,7 @@ mod hub;
 mod join;
 #[cfg(feature = "cloud")]
 mod kubernetes;
+mod mapper;
 #[cfg(feature = "cloud")]
 mod net;
 #[cfg(feature = "cloud")]
