@@ -9,6 +9,9 @@ SEEDS ?= 1000
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 SKERRY := target/debug/skerry
+# What `make up` shows: pods with configuration, and a boiler (simulated with pymodbus) on a Modbus line.
+EXAMPLES := --example examples/hello --example examples/modbus \
+	--run "boiler=$(CURDIR)/target/python/bin/python $(CURDIR)/examples/modbus/simulator.py"
 JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
 SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged skerry-dmi
 
@@ -18,11 +21,11 @@ SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller sker
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-up: build ## install what is missing, build, start everything, run examples/hello
-	$(SUDO) $(SKERRY) up --dir $(DIR) --example examples/hello
+up: build ## install what is missing, build, start everything, run the examples
+	$(SUDO) $(SKERRY) up --dir $(DIR) $(EXAMPLES)
 
 up-processes: build ## the same with every service as its own process
-	$(SUDO) $(SKERRY) up --dir $(DIR) --example examples/hello --processes
+	$(SUDO) $(SKERRY) up --dir $(DIR) $(EXAMPLES) --processes
 
 down: ## stop everything and leave nothing behind
 	@if [ -x $(SKERRY) ]; then $(SUDO) $(SKERRY) down --dir $(DIR); else \
