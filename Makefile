@@ -13,10 +13,11 @@ SKERRY := target/debug/skerry
 EXAMPLES := --example examples/hello --example examples/modbus \
 	--run "boiler=$(CURDIR)/target/python/bin/python $(CURDIR)/examples/modbus/simulator.py"
 JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
-SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged skerry-dmi
+SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-cloudhub skerry-edgehub skerry-edged skerry-dmi \
+	skerry-mapper-modbus
 
 .PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist dist-edge \
-	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear clean
+	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear bench-modbus clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -98,6 +99,9 @@ bench-restart: tools ## a restart of the agent without the cloud, 20 pods; ARGS=
 
 bench-wear: tools ## 3,000 pods through one node; ARGS= for others
 	$(BENCH_NODE) wear $(ARGS)
+
+bench-modbus: tools ## the Modbus mapper: points a second, requests, a pulled cable; ARGS= for others
+	$(BENCH)/bench-modbus $(ARGS)
 
 clean: down ## remove build output too
 	$(CARGO) clean
