@@ -32,7 +32,7 @@ const LIFE: Duration = Duration::from_secs(600);
 const REVOKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// README names the default ports; `--port-base` counts them up in this order.
-const OFFSETS: [(&str, u16); 8] = [
+const OFFSETS: [(&str, u16); 11] = [
     ("0.0.0.0:10000", 0),
     ("127.0.0.1:16443", 1),
     ("127.0.0.1:10100", 2),
@@ -41,6 +41,9 @@ const OFFSETS: [(&str, u16); 8] = [
     ("127.0.0.1:9093", 5),
     ("127.0.0.1:9094", 6),
     ("127.0.0.1:9095", 12),
+    ("127.0.0.1:10110", 10),
+    ("127.0.0.1:10111", 11),
+    ("127.0.0.1:9098", 15),
 ];
 
 fn here(documented: &str) -> Option<SocketAddr> {

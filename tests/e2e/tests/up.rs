@@ -67,7 +67,9 @@ fn every_service_may_be_killed_and_comes_back() {
     let before = Machine::look(std::path::Path::new("/nonexistent"));
     let system = System::up(21_040, &["--processes"]).unwrap();
     let dir = system.dir();
-    for service in ["edged", "edgehub", "cloudhub", "edgecontroller", "controllers", "apiserver", "runtime"] {
+    for service in
+        ["edged", "edgehub", "cloudhub", "devicecontroller", "edgecontroller", "controllers", "apiserver", "runtime"]
+    {
         let record = dir.join("run").join(format!("{service}.pid"));
         let pid = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["pid"].as_i64().unwrap();
         let old = pid(&fs::read_to_string(&record).unwrap());

@@ -44,11 +44,12 @@ pub(super) async fn all(args: &UpArgs, found: &Places, state: &State, steps: &mu
         units::controllers(found, state)?;
     }
     ready(admin.edgecontroller).await;
+    ready(admin.devicecontroller).await;
     if state.processes {
         units::hub(found, state)?;
     }
     ready(admin.hub).await;
-    steps.done(format!("edgecontroller, and cloudhub for nodes at {}", state.ports.hub));
+    steps.done(format!("edgecontroller, devicecontroller, and cloudhub for nodes at {}", state.ports.hub));
 
     if !state.cloud_only {
         node(found, state, &client, steps).await?;

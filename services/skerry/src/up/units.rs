@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde_json::{Value, json};
-use skerry_cloudhub::SourceConfig;
 
 use super::state::{Ports, State};
 use crate::edge::EdgeConfig;
@@ -77,7 +76,7 @@ pub(super) fn control_plane(found: &Places, state: &State) -> Result<()> {
     found.want("apiserver", &unit(2, program("apiserver")?, arguments))
 }
 
-/// Controllers and edgecontroller as processes of their own.
+/// Controllers, edgecontroller and devicecontroller as processes of their own.
 pub(super) fn controllers(found: &Places, state: &State) -> Result<()> {
     let ports = &state.ports;
     let kubeconfig = text(&found.dir.join(places::KUBECONFIG))?;
@@ -91,7 +90,15 @@ pub(super) fn controllers(found: &Places, state: &State) -> Result<()> {
         "credentials": cluster::kept_credentials(&found.dir),
     });
     service(found, 4, "edgecontroller", &edgecontroller, ports.admin.edgecontroller, &[])?;
-    Ok(())
+    let devicecontroller = json!({
+        "listen": ports.devicecontroller,
+        "webhook": ports.webhook,
+        "webhookUrl": format!("https://{}", ports.webhook),
+        "kubeconfig": found.dir.join(places::KUBECONFIG),
+        "trustDomain": places::TRUST_DOMAIN,
+        "credentials": cluster::credentials_of(&found.dir, cluster::DEVICECONTROLLER),
+    });
+    service(found, 4, "devicecontroller", &devicecontroller, ports.admin.devicecontroller, &[])
 }
 
 /// The hub as a process of its own; edgecontroller has issued its certificate by now.
@@ -102,7 +109,7 @@ pub(super) fn hub(found: &Places, state: &State) -> Result<()> {
         "listen": ports.hub,
         "credentials": cluster::credentials_of(&found.dir, cluster::CLOUDHUB),
         "trustDomain": places::TRUST_DOMAIN,
-        "sources": [hub_source(ports)],
+        "sources": hub_sources(ports),
         "registry": cluster::EDGECONTROLLER,
     });
     service(found, 5, "cloudhub", &hub, ports.admin.hub, &[])
@@ -121,9 +128,12 @@ pub(super) fn edge(found: &Places, state: &State) -> Result<()> {
     service(found, 9, "dmi", &config.dmi_file(), config.dmi_admin(), &[])
 }
 
-fn hub_source(ports: &Ports) -> Value {
-    let source = SourceConfig::edgecontroller(vec![ports.edgecontroller.to_string()]);
-    json!({ "name": source.name, "addresses": source.addresses, "kinds": source.kinds, "reports": source.reports })
+fn hub_sources(ports: &Ports) -> Vec<Value> {
+    let sources = cloud::sources(ports).into_iter();
+    let file = sources.map(|source| {
+        json!({"name": source.name, "addresses": source.addresses, "kinds": source.kinds, "reports": source.reports})
+    });
+    file.collect()
 }
 
 /// A unit that runs this program.
