@@ -8,12 +8,12 @@ use serde_json::json;
 
 use crate::failure::{Failure, Result};
 use crate::ui::{self, Output};
-use crate::{check, edge, join, mapper, reset, status};
+use crate::{check, devices, edge, join, mapper, reset, status};
 #[cfg(feature = "cloud")]
 use crate::{cloud, down, net, node, runtime, token, up};
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 not found, 3 credential refused, 4 unreachable, 64 wrong usage.";
+    "Exit codes: 0 done, 1 failed, 2 not found, 3 refused, 4 unreachable or too late, 64 wrong usage.";
 
 /// Extends Kubernetes to machines outside the data centre.
 #[derive(Debug, Parser)]
@@ -62,6 +62,18 @@ pub(crate) enum Command {
     Node(node::NodeCommand),
     /// Show how the control plane and the nodes are, or how this node is.
     Status(status::StatusArgs),
+    /// Show devices and mappers of this node.
+    #[command(subcommand)]
+    Get(devices::GetCommand),
+    /// Show all about a device of this node.
+    #[command(subcommand)]
+    Describe(devices::DescribeCommand),
+    /// Set what a device of this node shall have.
+    #[command(subcommand)]
+    Set(devices::SetCommand),
+    /// Follow the devices of this node.
+    #[command(subcommand)]
+    Watch(devices::WatchCommand),
     /// Show what is missing on this machine, and how to mend it.
     Check(check::CheckArgs),
     /// Make mappers.
@@ -123,6 +135,10 @@ impl Command {
             #[cfg(feature = "cloud")]
             Self::Node(command) => node::run(command).await,
             Self::Status(args) => status::run(args).await,
+            Self::Get(command) => devices::get(command).await,
+            Self::Describe(command) => devices::describe(command).await,
+            Self::Set(command) => devices::set(command).await,
+            Self::Watch(command) => devices::watch(command).await,
             Self::Check(args) => check::run(args).await,
             Self::Mapper(command) => mapper::run(command),
             #[cfg(feature = "cloud")]
@@ -177,7 +193,9 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "skerry", &mut script);
-            assert!(String::from_utf8_lossy(&script).contains("revoke"), "{shell}");
+            for word in ["revoke", "describe", "all-namespaces"] {
+                assert!(String::from_utf8_lossy(&script).contains(word), "{shell}: {word}");
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod cli;
 mod cloud;
 #[cfg(feature = "cloud")]
 mod cluster;
+mod devices;
 mod dial;
 #[cfg(feature = "cloud")]
 mod down;

@@ -31,6 +31,11 @@ pub(crate) fn line(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
 }
 
+/// Prints one line of a result that has no end, and says whether somebody still reads.
+pub(crate) fn line_is_read(text: impl AsRef<str>) -> bool {
+    writeln!(std::io::stdout(), "{}", text.as_ref()).is_ok()
+}
+
 /// Prints one line about progress or trouble.
 pub(crate) fn note(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
@@ -82,22 +87,58 @@ pub(crate) fn print_value<T: Serialize>(output: Output, value: &T) -> Result<()>
     Ok(())
 }
 
-fn table(columns: &[Column], rows: &[Value], all: bool) -> Vec<String> {
-    let columns: Vec<_> = columns.iter().filter(|c| all || !c.wide).collect();
-    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|c| c.heading.to_owned()).collect()];
-    for row in rows {
-        cells.push(columns.iter().map(|c| cell(row.pointer(c.pointer))).collect());
+/// The lines of a table.
+pub(crate) fn table(columns: &[Column], rows: &[Value], all: bool) -> Vec<String> {
+    let columns: Vec<_> = columns.iter().copied().filter(|c| all || !c.wide).collect();
+    let mut cells = vec![headings(&columns)];
+    cells.extend(rows.iter().map(|row| cells_of(&columns, row)));
+    let mut widths = Vec::new();
+    cells.iter().for_each(|row| widen(&mut widths, row));
+    cells.iter().map(|row| padded(row, &widths)).collect()
+}
+
+/// A table whose rows come one by one. Columns get wider with what comes, and never narrower.
+#[derive(Debug)]
+pub(crate) struct GrowingTable {
+    columns: Vec<Column>,
+    widths: Vec<usize>,
+}
+
+impl GrowingTable {
+    /// A table without rows.
+    pub(crate) fn new(columns: Vec<Column>, all: bool) -> Self {
+        let columns = columns.into_iter().filter(|c| all || !c.wide).collect();
+        Self { columns, widths: Vec::new() }
     }
-    let widths: Vec<usize> = (0..columns.len())
-        .map(|i| cells.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
-        .collect();
-    cells
-        .iter()
-        .map(|row| {
-            let padded: Vec<_> = row.iter().zip(&widths).map(|(c, w)| format!("{c:w$}")).collect();
-            padded.join("   ").trim_end().to_owned()
-        })
-        .collect()
+
+    /// The lines of the next row: the first one comes with the headings.
+    pub(crate) fn row(&mut self, row: &Value) -> Vec<String> {
+        let row = cells_of(&self.columns, row);
+        let headings = self.widths.is_empty().then(|| headings(&self.columns));
+        let lines: Vec<_> = headings.into_iter().chain([row]).collect();
+        lines.iter().for_each(|line| widen(&mut self.widths, line));
+        lines.iter().map(|line| padded(line, &self.widths)).collect()
+    }
+}
+
+fn headings(columns: &[Column]) -> Vec<String> {
+    columns.iter().map(|c| c.heading.to_owned()).collect()
+}
+
+fn cells_of(columns: &[Column], row: &Value) -> Vec<String> {
+    columns.iter().map(|c| cell(row.pointer(c.pointer))).collect()
+}
+
+fn widen(widths: &mut Vec<usize>, row: &[String]) {
+    widths.resize(row.len(), 0);
+    for (width, cell) in widths.iter_mut().zip(row) {
+        *width = (*width).max(cell.chars().count());
+    }
+}
+
+fn padded(row: &[String], widths: &[usize]) -> String {
+    let padded: Vec<_> = row.iter().zip(widths).map(|(c, w)| format!("{c:w$}")).collect();
+    padded.join("   ").trim_end().to_owned()
 }
 
 fn cell(value: Option<&Value>) -> String {
@@ -176,6 +217,14 @@ mod tests {
         let columns = [column("NAME", "/a"), column("LABELS", "/b"), wide("EXTRA", "/c")];
         assert_eq!(table(&columns, &rows, false), ["NAME    LABELS", "one     x=1", "three   -"]);
         assert_eq!(table(&columns, &rows, true).last().map(String::as_str), Some("three   -        wide"));
+    }
+
+    #[test]
+    fn a_growing_table_has_one_heading() {
+        let mut table = GrowingTable::new(vec![column("NAME", "/a"), column("B", "/b"), wide("C", "/c")], false);
+        assert_eq!(table.row(&serde_json::json!({"a": "one", "b": 1})), ["NAME   B", "one    1"]);
+        assert_eq!(table.row(&serde_json::json!({"a": "three", "b": 2})), ["three   2"]);
+        assert_eq!(table.row(&serde_json::json!({"a": "x", "b": 3})), ["x       3"]);
     }
 
     #[test]
