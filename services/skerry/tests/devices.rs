@@ -228,7 +228,9 @@ async fn devices_are_shown_set_and_watched_without_the_cloud() {
     assert!(node.prints("describe device b1 -n plant").await.contains("setpoint: illegal data value"));
 
     mapper.abort();
+    // At once for values; the state when the mapper had its moment to come back.
     node.watch(|change| twin(&change["device"], "temperature")["quality"] == "Uncertain").await;
+    node.watch(|change| change["device"]["state"] == "unknown").await;
     let described = node.prints("describe device b1 -n plant").await;
     assert!(described.contains("Uncertain") && described.contains("State:        unknown"), "{described}");
     let said = node.fails("set device b1 -n plant setpoint=57 --wait --timeout 1s", exit::UNREACHABLE).await;
