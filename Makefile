@@ -17,7 +17,7 @@ SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller sker
 	skerry-dmi skerry-mapper-modbus
 
 .PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist dist-edge \
-	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear bench-modbus clean
+	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear bench-modbus bench-dmi clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -96,6 +96,9 @@ bench-edge: tools ## memory, processor time and size of a node's program; ARGS= 
 
 bench-restart: tools ## a restart of the agent without the cloud, 20 pods; ARGS= for others
 	$(BENCH_NODE) restart $(ARGS)
+
+bench-dmi: tools ## a thousand devices: calls of DMI v1beta1, values of streams, memory; ARGS= for others
+	$(BENCH)/bench-dmi $(ARGS)
 
 bench-wear: tools ## 3,000 pods through one node; ARGS= for others
 	$(BENCH_NODE) wear $(ARGS)

@@ -52,6 +52,9 @@ pub(crate) async fn run(args: DownArgs) -> Result<()> {
     remove_runtime(&dir, &state).await?;
     steps.done("containers, network and mounts removed");
 
+    if state.ports.usual() {
+        remove_mappers_socket();
+    }
     let removed = dir.clone();
     tokio::task::spawn_blocking(move || remove_dir(&removed))
         .await
@@ -79,6 +82,16 @@ async fn stop_processes(places: &Places) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The one thing that is not below the directory, because mappers expect it elsewhere. Its folder goes when
+/// nobody else has anything in it.
+fn remove_mappers_socket() {
+    let socket = Path::new(skerry_dmi::DEFAULT_SOCKET);
+    let _ = std::fs::remove_file(socket);
+    if let Some(folder) = socket.parent() {
+        let _ = std::fs::remove_dir(folder);
+    }
 }
 
 async fn remove_runtime(dir: &Path, state: &State) -> Result<()> {

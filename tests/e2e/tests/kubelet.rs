@@ -304,7 +304,7 @@ fn clients_that_are_killed_leave_no_stream_task_or_process() {
     const WORD: &str = "7654321";
     let system = System::up(BASE + 40, &[]).unwrap();
     talker(&system);
-    let (apiserver, edged) = (BASE + 40 + 5, BASE + 40 + 8);
+    let (apiserver, edged) = (BASE + 40 + 5, BASE + 40 + 13);
     let before = descriptors(&system);
     let websocket = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
                      sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: ";

@@ -200,7 +200,8 @@ fn the_port_table_is_complete_and_true() {
 
     // What listens is in the table, and what is in the table listens.
     let mut documented: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
-    for row in &table {
+    // Mappers are no part of `up`; the tests of their SDK show who gets in there.
+    for row in table.iter().filter(|row| row.process != "each mapper") {
         if let Some(address) = here(&row.address) {
             let process = row.process.split(' ').next().unwrap().to_owned();
             documented.entry(process).or_default().insert(address);
