@@ -124,8 +124,10 @@ async fn answers_of_the_cloud_are_kept_and_without_it_nobody_new_gets_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_is_in_the_log_with_all_options() {
     let node = Node::start().await;
-    let script = "echo one; echo two >&2; printf part; sleep 1; echo -end; echo 'three' >&2; trap 'exit 0' TERM; \
-                  while [ ! -e /tmp/go ]; do sleep 0.1; done; echo last";
+    // The runtime reads the two streams apart: what is near in time has no order between them.
+    let script = "echo one; sleep 1; echo two >&2; sleep 1; printf part; sleep 1; echo -end; sleep 1; \
+                  echo 'three' >&2; trap 'exit 0' TERM; while [ ! -e /tmp/go ]; do sleep 0.1; done; \
+                  echo last";
     let mut spec = pod(script);
     spec["restartPolicy"] = "Never".into();
     node.put_pod("p", "uid-1", spec);
