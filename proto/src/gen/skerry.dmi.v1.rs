@@ -76,10 +76,10 @@ pub struct Welcome {
     /// A message with more values ends the stream.
     #[prost(uint32, tag = "2")]
     pub max_values_per_message: u32,
-    /// Reports that may be without an ack; more end the stream.
+    /// Batches that a mapper should have without an ack; what is beyond waits unread.
     #[prost(uint32, tag = "3")]
     pub max_unacknowledged: u32,
-    /// Values a second that are accepted from one mapper; more waits.
+    /// Values a second that are taken from one mapper; what is beyond waits unread.
     #[prost(uint32, tag = "4")]
     pub max_values_per_second: u32,
 }
