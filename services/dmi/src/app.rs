@@ -29,7 +29,7 @@ use crate::node::Node;
 use crate::persist::{Persist, SavedMapper};
 use crate::v1::{Connected, Shown};
 use crate::v1beta1::{Managed, Workers};
-use crate::{follow, status};
+use crate::{bus, follow, status};
 
 /// Root and one group may use the socket.
 const SOCKET_MODE: u32 = 0o660;
@@ -131,6 +131,13 @@ impl Dmi {
             saving.await;
             Error::TaskEnded("checkpoints")
         });
+        if let Some(mqtt) = config.dmi.mqtt.clone() {
+            let running = bus::run(Arc::clone(&node), mqtt);
+            tasks.spawn(async move {
+                running.await;
+                Error::TaskEnded("event bus")
+            });
+        }
         let rejected = node.metrics.reports_rejected.clone();
         let mut reports = JoinSet::new();
         reports.spawn(skerry_hubclient::report(client, node.outbox.clone(), move |_, _| {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use skerry_common::NodeName;
 
+use crate::bus::Mqtt;
 use crate::error::Error;
 
 /// Where KubeEdge's mappers look for it.
@@ -69,6 +70,9 @@ pub struct Options {
     pub checkpoint_seconds: u64,
     /// What one mapper may do.
     pub quotas: Quotas,
+    /// Broker of the event bus; there is none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<Mqtt>,
 }
 
 impl Default for Options {
@@ -82,6 +86,7 @@ impl Default for Options {
             refresh_seconds: REFRESH_SECONDS,
             checkpoint_seconds: CHECKPOINT_SECONDS,
             quotas: Quotas::default(),
+            mqtt: None,
         }
     }
 }
@@ -132,7 +137,7 @@ impl Config {
         if self.dmi.status_seconds == 0 || self.dmi.refresh_seconds == 0 || self.dmi.checkpoint_seconds == 0 {
             return bad("statusSeconds, refreshSeconds and checkpointSeconds must be at least 1");
         }
-        Ok(())
+        self.dmi.mqtt.as_ref().map_or(Ok(()), Mqtt::check).map_err(Error::Options)
     }
 
     /// Folders below which mappers may have their sockets.
@@ -178,8 +183,13 @@ mod tests {
         assert!(parse("nodeName: edge-1\nstore: /s\nport: 1\n").is_err());
         assert!(parse("nodeName: edge-1\nstore: /s\ndmi: {port: 1}\n").is_err());
         assert!(parse("nodeName: edge-1\nstore: s\n").unwrap().check().is_err());
-        for wrong in ["socket: dmi.sock", "statusSeconds: 0", "quotas: {callsPerSecond: 0}", "mapperSocketDirs: [run]"]
-        {
+        for wrong in [
+            "socket: dmi.sock",
+            "statusSeconds: 0",
+            "quotas: {callsPerSecond: 0}",
+            "mapperSocketDirs: [run]",
+            "mqtt: {server: 'h:1'}",
+        ] {
             let text = format!("nodeName: edge-1\nstore: /s\ndmi: {{{wrong}}}\n");
             assert!(parse(&text).unwrap().check().is_err(), "{wrong}");
         }

@@ -18,6 +18,10 @@ pub(crate) struct Metrics {
     pub(crate) objects_refused: Counter,
     pub(crate) reports_rejected: Counter,
     pub(crate) hub_reconnects: Counter,
+    pub(crate) bus_connected: Gauge,
+    pub(crate) bus_messages: Counter,
+    pub(crate) bus_refused: Counter,
+    pub(crate) bus_dropped: Counter,
 }
 
 impl Metrics {
@@ -34,6 +38,14 @@ impl Metrics {
         registry.register("objects_refused", "Objects that could not be taken", m.objects_refused.clone());
         registry.register("reports_rejected", "Reports that edgehub refused", m.reports_rejected.clone());
         registry.register("hub_reconnects", "Connections to edgehub that ended", m.hub_reconnects.clone());
+        registry.register("bus_connected", "Whether the broker of the event bus is there", m.bus_connected.clone());
+        registry.register("bus_messages", "Requests over the event bus", m.bus_messages.clone());
+        registry.register("bus_refused", "Requests over the event bus that were not done", m.bus_refused.clone());
+        registry.register(
+            "bus_dropped",
+            "Messages of the event bus that were thrown away: too many, retained, no request, or too long to send",
+            m.bus_dropped.clone(),
+        );
         m
     }
 }

@@ -179,6 +179,7 @@ impl Fleet {
         let Some(device) = self.devices.get_mut(key) else { return };
         if let Some(mapper) = to.as_ref().and_then(|id| self.mappers.get_mut(id)) {
             mapper.devices += 1;
+            device.over_bus = false;
         }
         device.served = Served::Pending;
         if let Some(mapper) = std::mem::replace(&mut device.mapper, to).and_then(|id| self.mappers.get_mut(&id)) {

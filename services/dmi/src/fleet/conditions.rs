@@ -21,8 +21,17 @@ pub(crate) enum MapperState<'a> {
         /// Its name.
         name: &'a str,
     },
+    /// It has none, and is reported over the event bus.
+    Bus,
     /// No mapper of the protocol is known.
     None,
+}
+
+impl MapperState<'_> {
+    /// Whether somebody is there who knows about the device.
+    pub(crate) fn serves(self) -> bool {
+        matches!(self, Self::Connected | Self::Bus)
+    }
 }
 
 const TRUE: &str = "True";
@@ -53,6 +62,7 @@ fn ready(device: &Device, mapper: MapperState<'_>) -> Verdict {
         MapperState::Away { name } => {
             (FALSE, "MapperNotConnected", format!("the mapper {name} is not connected: see whether it runs"))
         }
+        MapperState::Bus => (TRUE, "ReportsOverMqtt", String::new()),
         MapperState::Connected => match &device.served {
             Served::Refused(words) => (FALSE, "MapperRefused", format!("the mapper cannot serve the device: {words}")),
             Served::Pending => (FALSE, "MapperPending", "the mapper has not taken the device over yet".into()),
@@ -62,7 +72,7 @@ fn ready(device: &Device, mapper: MapperState<'_>) -> Verdict {
 }
 
 fn online(device: &Device, mapper: MapperState<'_>) -> Verdict {
-    if mapper != MapperState::Connected {
+    if !mapper.serves() {
         return (UNKNOWN, "MapperNotConnected", "without its mapper nobody knows about the device".into());
     }
     let because = |text: &str| {
@@ -101,7 +111,7 @@ fn synced(device: &Device, mapper: MapperState<'_>) -> Verdict {
         (FALSE, "DesiredRefused", format!("the device refused {}", list(refused)))
     } else if pending.is_empty() {
         (TRUE, "AllSynced", String::new())
-    } else if mapper == MapperState::Connected {
+    } else if mapper.serves() {
         (FALSE, "DesiredPending", format!("the device does not have the desired value of {} yet", list(pending)))
     } else {
         (UNKNOWN, "MapperNotConnected", "without its mapper nobody knows what the device has".into())

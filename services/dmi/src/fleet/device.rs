@@ -98,6 +98,8 @@ pub(crate) struct Device {
     /// The mapper that has it; it may be away for a moment.
     pub(crate) mapper: Option<MapperId>,
     pub(crate) served: Served,
+    /// It was reported over the event bus since it had a mapper, or since the start.
+    pub(crate) over_bus: bool,
     pub(crate) state: Option<State>,
     /// The mapper's word for the state; `ok` is also `online`.
     pub(crate) state_word: String,
@@ -120,6 +122,7 @@ impl Device {
             twins: BTreeMap::new(),
             mapper: None,
             served: Served::Pending,
+            over_bus: false,
             state: None,
             state_word: String::new(),
             state_reason: String::new(),
@@ -225,7 +228,7 @@ impl Device {
     /// Computes what follows from time and from the mapper's presence. Returns whether something that is
     /// shown has changed.
     pub(crate) fn look(&mut self, now: Now, mapper: conditions::MapperState<'_>) -> bool {
-        let served = mapper == conditions::MapperState::Connected;
+        let served = mapper.serves();
         let mut moved = false;
         for twin in self.twins.values_mut() {
             let quality = twin.state.quality(now, twin.spec.fresh_ms(), served);

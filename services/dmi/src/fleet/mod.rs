@@ -8,6 +8,7 @@
 //! mapper while that is there or may come back soon; nothing is concluded from what edgehub has not said yet.
 
 mod assign;
+mod bus;
 mod conditions;
 mod device;
 mod mapper;
@@ -25,6 +26,7 @@ use skerry_common::Key;
 use skerry_k8s_types::DeviceModel;
 
 pub(crate) use assign::Introduction;
+pub(crate) use bus::BusRefused;
 pub(crate) use conditions::rfc3339;
 pub(crate) use device::{Device, Pace, Served, State};
 pub(crate) use mapper::{Api, Bucket, Caller, Limits, Link, Mapper, MapperId};
@@ -63,6 +65,8 @@ pub(crate) struct Fleet {
     devices_in_sync: bool,
     models_in_sync: bool,
     connected: bool,
+    /// The broker of the event bus is there.
+    bus: bool,
     /// What was on disk about devices that have not come yet.
     saved: BTreeMap<Key, SavedTwins>,
     saved_overlays: BTreeMap<Key, Vec<SavedOverlay>>,
@@ -87,6 +91,7 @@ impl Fleet {
             devices_in_sync: false,
             models_in_sync: false,
             connected: false,
+            bus: false,
             saved: BTreeMap::new(),
             saved_overlays: BTreeMap::new(),
             tell: BTreeSet::new(),
@@ -145,13 +150,14 @@ impl Fleet {
     fn look_at(&mut self, key: &Key, now: Now) {
         let Some(device) = self.devices.get_mut(key) else { return };
         let mapper = match &device.mapper {
+            None if self.bus && device.over_bus => MapperState::Bus,
             None => MapperState::None,
             Some(id) if self.mappers.get(id).is_some_and(Mapper::connected) => MapperState::Connected,
             Some(id) => MapperState::Away { name: &id.name.clone() },
         };
         // While a mapper is restarted, and after our own start, it is too early for a judgement.
         let early = match mapper {
-            MapperState::Connected => false,
+            MapperState::Connected | MapperState::Bus => false,
             MapperState::Away { .. } => true,
             MapperState::None => now.mono < SETTLE_MS,
         };
@@ -182,8 +188,10 @@ impl Fleet {
             if unsettled || device.due(pace).is_none_or(|at| at > now.mono) {
                 continue;
             }
-            let connected =
-                device.mapper.as_ref().is_some_and(|id| self.mappers.get(id).is_some_and(Mapper::connected));
+            let connected = match &device.mapper {
+                Some(id) => self.mappers.get(id).is_some_and(Mapper::connected),
+                None => self.bus && device.over_bus,
+            };
             due.push((key.clone(), device.spec.uid.clone(), show::status(device, now, connected)));
             device.sent(now);
         }

@@ -238,7 +238,7 @@ fn own<'d>(
     }
 }
 
-fn take_one(device: &mut Device, reading: Reading, now: Now) -> Result<(), &'static str> {
+pub(super) fn take_one(device: &mut Device, reading: Reading, now: Now) -> Result<(), &'static str> {
     let Some(twin) = device.twins.get_mut(reading.property.as_str()) else {
         return Err("the device has no such property");
     };

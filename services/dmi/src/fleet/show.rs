@@ -92,10 +92,6 @@ impl Fleet {
         self.devices.keys().filter(|key| namespace.is_empty() || *key.namespace == *namespace).cloned().collect()
     }
 
-    fn served(&self, device: &Device) -> bool {
-        device.mapper.as_ref().is_some_and(|id| self.mappers.get(id).is_some_and(Mapper::connected))
-    }
-
     fn shown(&self, device: &Device, now: Now) -> DeviceShown {
         let served = self.served(device);
         let twin = |(name, twin): (&Arc<str>, &super::device::Twin)| {

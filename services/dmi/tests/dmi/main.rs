@@ -1,6 +1,9 @@
 //! dmi on its real socket and store, with mappers that know no generated code and mappers of the stream.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::disallowed_methods)]
 
+mod broker;
+mod bus;
+mod bus_broker;
 mod node;
 mod stream;
 mod v1beta1;
