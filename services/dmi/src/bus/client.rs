@@ -182,7 +182,7 @@ impl Bus {
             self.node.metrics.bus_refused.inc();
         }
         self.publish(client, asked.answer(&self.node.name), &answered.base, &answered.body).await?;
-        let key = asked.key()?.clone();
+        let Some(key) = asked.key().cloned() else { return Some(()) };
         let shown = self.node.read(|fleet, now| fleet.show(&key, now));
         if let (Asked::StateUpdate(_), Some(shown)) = (&asked, &shown) {
             self.news.told_state(shown);
