@@ -45,9 +45,9 @@ async fn a_pod_with_configuration_runs_and_its_status_is_right() {
     node.hub.put(kinds::CONFIG_MAP, "test", "cm", json!({"data": {"greeting": "hello", "file": "from-config"}}));
     node.hub.put(kinds::SECRET, "test", "s", json!({"data": {"key": "c2VjcmV0"}}));
     let mut container = shell(
-        "echo \"$GREETING|$KEY|$NAME|$IP|$NODE|$LIMIT\" > /work/out; cat /etc/cm/file >> /work/out; \
-         cat /etc/s/key >> /work/out; hostname >> /work/out; grep -c managed /etc/hosts >> /work/out; \
-         cat /work/out; echo done; trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done",
+        "echo \"$GREETING|$KEY|$NAME|$IP|$NODE|$LIMIT\" > /made/out; cat /etc/cm/file >> /made/out; \
+         cat /etc/s/key >> /made/out; hostname >> /made/out; grep -c managed /etc/hosts >> /made/out; \
+         cat /made/out; echo done; trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done",
     );
     container["env"] = json!([
         {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "greeting"}}},
@@ -58,7 +58,7 @@ async fn a_pod_with_configuration_runs_and_its_status_is_right() {
         {"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}
     ]);
     container["volumeMounts"] = json!([
-        {"name": "work", "mountPath": "/work"},
+        {"name": "work", "mountPath": "/made"},
         {"name": "cm", "mountPath": "/etc/cm"},
         {"name": "s", "mountPath": "/etc/s", "readOnly": true}
     ]);
@@ -66,8 +66,8 @@ async fn a_pod_with_configuration_runs_and_its_status_is_right() {
     let spec = json!({
         "nodeName": node.name,
         "terminationGracePeriodSeconds": 1,
-        "initContainers": [{"name": "init", "image": IMAGE, "command": ["/bin/sh", "-c", "echo init > /work/init"],
-                            "volumeMounts": [{"name": "work", "mountPath": "/work"}]}],
+        "initContainers": [{"name": "init", "image": IMAGE, "command": ["/bin/sh", "-c", "echo init > /made/init"],
+                            "volumeMounts": [{"name": "work", "mountPath": "/made"}]}],
         "containers": [container],
         "volumes": [
             {"name": "work", "emptyDir": {}},
