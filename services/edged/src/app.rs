@@ -12,14 +12,14 @@ use std::sync::{Arc, RwLock};
 use skerry_common::{drain, kinds};
 use skerry_hubclient::{Client, FLUSH, Outbox, Report};
 use skerry_rpc::Channel;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admission::Kernel;
 use crate::agent::Agent;
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Connect};
-use crate::context::{Context, FAILURES, Learned, parallel_starts};
+use crate::context::{Context, FAILURES, Learned};
 use crate::error::Error;
 use crate::events::{Events, Kind, Subject};
 use crate::eviction::{EvictionTask, Pressure};
@@ -35,6 +35,7 @@ use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::{Health, NEWS_LIMIT, Relist};
 use crate::runtime::{Cri, find, forget_earlier_agents};
 use crate::server::{Server, Shared, Streams};
+use crate::starts::Starts;
 use crate::static_pods::StaticPods;
 use crate::userns::UserNamespaces;
 
@@ -120,7 +121,7 @@ impl Edged {
             going_down: watch::Sender::new(false),
             log_links: config.log_links(),
             pressure: pressure_rx,
-            starts: Semaphore::new(parallel_starts()),
+            starts: Starts::of_machine(),
             resources: cgroups.node(node::memory_capacity(), throttling),
             cgroups,
             kernel,

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use skerry_hubclient::Outbox;
 use skerry_proto::cri::v1::DnsConfig;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::admission::Kernel;
 use crate::cgroups::{Cgroups, Driver};
@@ -29,16 +29,8 @@ use crate::runtime::dns::ClusterDns;
 use crate::runtime::relist::Health;
 use crate::runtime::sandbox_config::Surroundings;
 use crate::server::Streams;
+use crate::starts::Starts;
 use crate::userns::UserNamespaces;
-
-/// Sandboxes and containers that are created at a time, per processor. Making one is mostly work of
-/// the processor; `make bench-pod-start` shows that more at a time take longer for all.
-const STARTS_PER_CPU: usize = 2;
-
-/// Sandboxes and containers that are created at a time on this machine.
-pub(crate) fn parallel_starts() -> usize {
-    STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
 
 /// Pods that are ended by the node and wait for the agent's turn; an eviction takes one at a time.
 pub(crate) const FAILURES: usize = 16;
@@ -66,7 +58,7 @@ pub(crate) struct Context {
     pub(crate) log_links: Option<PathBuf>,
     /// What the machine lacks.
     pub(crate) pressure: watch::Receiver<Pressure>,
-    pub(crate) starts: Semaphore,
+    pub(crate) starts: Starts,
     pub(crate) cgroups: Cgroups,
     pub(crate) kernel: Kernel,
     pub(crate) user_namespaces: UserNamespaces,

@@ -33,6 +33,7 @@ mod probe;
 mod resources;
 mod runtime;
 mod server;
+mod starts;
 mod static_pods;
 mod stats;
 mod userns;

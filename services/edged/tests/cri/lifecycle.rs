@@ -54,6 +54,26 @@ async fn hooks_run_after_the_start_and_before_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hooks_that_take_long_do_not_keep_other_pods_from_starting() {
+    let node = Node::start().await;
+    // More of them than the node starts at a time: two for each processor.
+    let slow = 1 + 2 * std::thread::available_parallelism().unwrap().get();
+    let mut container = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");
+    container["lifecycle"] = json!({"postStart": exec("sleep 1000")});
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container]});
+    for n in 0..slow {
+        node.put_pod(&format!("slow-{n}"), &format!("uid-slow-{n}"), spec.clone());
+    }
+    for n in 0..slow {
+        node.until_event(&format!("uid-slow-{n}"), "Started", "Started container c").await;
+    }
+    let plain = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");
+    node.put_pod("p", "uid-1", json!({"terminationGracePeriodSeconds": 1, "containers": [plain]}));
+    node.until_running("uid-1").await;
+    assert_eq!(node.status("uid-slow-0")["phase"], "Pending", "its hook still runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_hook_after_the_start_restarts_the_container() {
     let node = Node::start().await;
     let mut container = shell("trap 'exit 0' TERM; while true; do sleep 0.1 & wait $!; done");

@@ -78,7 +78,7 @@ pub(super) async fn start(
             return failed(memory, Waiting::new("CreateContainerConfigError", message), RETRY);
         }
     };
-    let Ok(_place) = context.starts.acquire().await else { return Done::Failed };
+    let Some(place) = context.starts.container().await else { return Done::Failed };
     // A call that is given up may still have its effect, after everything else was cleaned.
     committed.store(true, Ordering::Relaxed);
     let id = match context.cri.create_container(sandbox_id, config, sandbox).await {
@@ -100,6 +100,7 @@ pub(super) async fn start(
         return failed(memory, Waiting::new("RunContainerError", message), RETRY);
     }
     note_restart(memory, seen, name);
+    drop(place);
     started(context, pod, memory, &facts, Created { id: &id, name, restart_count, committed }).await
 }
 
@@ -120,7 +121,7 @@ pub(super) async fn start_created(
     memory: &mut Memory,
     created: Created<'_>,
 ) -> Done {
-    let Ok(_place) = context.starts.acquire().await else { return Done::Failed };
+    let Some(place) = context.starts.container().await else { return Done::Failed };
     created.committed.store(true, Ordering::Relaxed);
     if let Err(status) = context.cri.start_container(created.id).await {
         context.metrics.runtime_errors.inc();
@@ -128,11 +129,12 @@ pub(super) async fn start_created(
         memory.container(created.name).retry.failed(now_ms(), RETRY);
         return Done::Failed;
     }
+    drop(place);
     let facts = facts(context, seen);
     started(context, pod, memory, &facts, created).await
 }
 
-/// What comes after the start.
+/// What comes after the start. A hook may take long: others start meanwhile.
 async fn started(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
