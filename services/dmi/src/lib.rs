@@ -28,6 +28,6 @@ mod v1;
 mod v1beta1;
 
 pub use app::Dmi;
-pub use bus::{Mqtt, MqttTls};
+pub use bus::{Mqtt, MqttTls, MqttVersion};
 pub use config::{Config, Connect, DEFAULT_SOCKET, Options, Quotas};
 pub use error::Error;

@@ -72,9 +72,9 @@ pub(super) async fn answer(node: &Node, asked: &Asked, bytes: &[u8]) -> Answer {
         let reason = format!("the message has {} bytes, and {MAX_PAYLOAD} are allowed", bytes.len());
         return Answer::refused("", 400, reason, now_ms);
     }
-    let request = match serde_json::from_slice::<Request>(bytes) {
+    let request = match payload::read(bytes) {
         Ok(request) => request,
-        Err(error) => return Answer::refused("", 400, format!("not a request: {error}"), now_ms),
+        Err(reason) => return Answer::refused("", 400, reason, now_ms),
     };
     let event_id = request.event_id.clone();
     let mut set = Vec::new();
@@ -83,6 +83,9 @@ pub(super) async fn answer(node: &Node, asked: &Asked, bytes: &[u8]) -> Answer {
         Asked::TwinUpdate(key) => update(node, key, request, &mut set).await.map(|twin| Body::Twins { twin }),
         Asked::StateUpdate(key) => state(node, key, &request),
         Asked::Members => Ok(members(node)),
+        Asked::CloudUpdate(_) => {
+            Err(bad("what the cloud wants is in the Device; on the node it is set with twin/update"))
+        }
     };
     match done {
         Ok(body) => Answer { base: Base::answer(&event_id, node.now().wall), body, set },

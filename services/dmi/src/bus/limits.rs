@@ -1,13 +1,14 @@
 //! How much of the event bus one device may take.
 //!
 //! A flood costs its author answers: messages above the rate are not done, and one in a second is told so. All
-//! requests that are about no device of the node share one rate. Bounded by the number of devices.
+//! requests that are about no device of the node share one rate. Bounded by [`MAX_DEVICES`]: where so many have come
+//! and gone, all rates begin anew.
 
 use std::collections::BTreeMap;
 
 use skerry_common::Key;
 
-use crate::fleet::Bucket;
+use crate::fleet::{Bucket, MAX_DEVICES};
 
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,9 @@ impl Limits {
 
     /// Counts a message about a device of the node, or about none.
     pub(super) fn admit(&mut self, device: Option<&Key>, now_us: u64) -> Admission {
+        if self.devices.len() >= MAX_DEVICES && device.is_some_and(|key| !self.devices.contains_key(key)) {
+            self.devices.clear();
+        }
         let new = || Rate { messages: Bucket::new(self.per_second, now_us), refusals: Bucket::new(1, now_us) };
         let rate = match device {
             Some(key) => self.devices.entry(key.clone()).or_insert_with(new),
@@ -53,11 +57,6 @@ impl Limits {
         } else {
             Admission::Ignored
         }
-    }
-
-    /// The device is gone.
-    pub(super) fn forget(&mut self, key: &Key) {
-        self.devices.remove(key);
     }
 }
 
@@ -78,7 +77,15 @@ mod tests {
         assert_eq!((count(&later, Admission::Admitted), count(&later, Admission::Refused)), (10, 1));
         assert_eq!(limits.admit(Some(&key("b")), 1_000_000), Admission::Admitted);
         assert_eq!(limits.admit(None, 1_000_000), Admission::Admitted);
-        limits.forget(&key("a"));
-        assert_eq!(limits.devices.len(), 1);
+    }
+
+    #[test]
+    fn devices_that_come_and_go_take_no_more_memory_than_a_full_node() {
+        let mut limits = Limits::new(10);
+        for at in 0..=MAX_DEVICES {
+            let key = Key::checked("plant", &format!("d{at}")).unwrap();
+            assert_eq!(limits.admit(Some(&key), 0), Admission::Admitted);
+            assert!(limits.devices.len() <= MAX_DEVICES);
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! KubeEdge's event bus: twins, states and members over MQTT 3.1.1, on a broker that somebody runs.
+//! KubeEdge's event bus: twins, states and members over MQTT 3.1.1 or 5, on a broker that somebody runs.
 //!
 //! Started by [`crate::app`] where a broker is configured. `topic` and `payload` are KubeEdge's contract, `limits`
-//! and `news` decide without IO, `answer` does what is asked, `client` has the connection.
+//! and `news` decide without IO, `answer` does what is asked; `wire` is one connection, `inbound` sorts what comes,
+//! and `client` serves one connection after the other.
 //!
 //! A wanted value is on disk before its result is published. Values and states are taken for devices that have
 //! no mapper; where there is one, it alone is heard. What a message says of its sender is not believed, and the
@@ -14,14 +15,18 @@
 
 mod answer;
 mod client;
+mod error;
+mod inbound;
 mod limits;
+mod login;
 mod news;
 mod options;
 mod payload;
 mod topic;
+mod wire;
 
 pub(crate) use client::run;
-pub use options::{Mqtt, MqttTls};
+pub use options::{Mqtt, MqttTls, MqttVersion};
 
 /// Longest request: hundreds of properties with their values.
 const MAX_PAYLOAD: usize = 64 * 1024;

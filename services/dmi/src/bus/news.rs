@@ -11,8 +11,8 @@ use super::payload::{self, Body, Change, Member, Twins};
 use super::topic;
 use crate::fleet::DeviceShown;
 
-/// Devices in one message about members.
-const AT_A_TIME: usize = 1_000;
+/// Bytes of devices in one message about members, and of the twins of one of them.
+const MEMBERS_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 struct Told {
@@ -45,7 +45,13 @@ impl News {
     }
 
     /// Looks at a device; `None`: it is gone. Returns topics and what to publish there.
-    pub(super) fn look(&mut self, key: &Key, now: Option<DeviceShown>, again: Again<'_>) -> Vec<(String, Body)> {
+    pub(super) fn look(
+        &mut self,
+        key: &Key,
+        now: Option<DeviceShown>,
+        again: Again<'_>,
+        now_ms: i64,
+    ) -> Vec<(String, Body)> {
         let Some(shown) = now else {
             if self.devices.remove(key).is_some() && self.added.remove(key).is_none() {
                 self.removed.insert(key.clone());
@@ -53,7 +59,8 @@ impl News {
             return Vec::new();
         };
         let member = payload::member(&shown);
-        let twins = payload::twins(shown);
+        let mut twins = payload::twins(shown);
+        self.date(key, &mut twins, now_ms);
         let delta: BTreeMap<String, String> =
             twins.iter().filter_map(|(name, twin)| Some((name.clone(), twin.delta()?.to_owned()))).collect();
         let old = self.devices.get(key);
@@ -62,7 +69,7 @@ impl News {
             // What it is one asks for; what it was nobody knows.
             None => {
                 self.removed.remove(key);
-                self.added.insert(key.clone(), member.clone());
+                self.added.insert(key.clone(), member.clone().with_twins(&twins, MEMBERS_BYTES));
             }
             Some(old) => {
                 if old.member.state != member.state && again.properties.is_empty() {
@@ -75,12 +82,20 @@ impl News {
             }
         }
         if !delta.is_empty() && (again.delta || old.is_none_or(|old| old.delta != delta)) {
-            let wanted = twins.iter().filter(|(_, twin)| twin.expected.is_some());
+            let wanted = twins.iter().filter(|(_, twin)| twin.wanted().is_some());
             let twin = wanted.map(|(name, twin)| (name.clone(), twin.clone())).collect();
             news.push((topic::delta(key), Body::Delta { twin, delta: delta.clone() }));
         }
         self.devices.insert(key.clone(), Told { member, twins, delta });
         news
+    }
+
+    /// Says since when values are wanted.
+    pub(super) fn date(&self, key: &Key, twins: &mut Twins, now_ms: i64) {
+        let known = self.devices.get(key);
+        for (name, twin) in twins {
+            twin.date(known.and_then(|told| told.twins.get(name)), now_ms);
+        }
     }
 
     /// The client that has set a state is told by its answer.
@@ -92,12 +107,22 @@ impl News {
 
     /// Devices that came and went since the last call.
     pub(super) fn take_members(&mut self) -> Vec<Body> {
-        let mut added = std::mem::take(&mut self.added).into_values().peekable();
-        let mut removed = std::mem::take(&mut self.removed).into_iter().map(|key| Member::named(&key)).peekable();
-        let mut all = Vec::new();
-        while added.peek().is_some() || removed.peek().is_some() {
-            let added_devices = added.by_ref().take(AT_A_TIME).collect();
-            let removed_devices = removed.by_ref().take(AT_A_TIME).collect();
+        let added = std::mem::take(&mut self.added).into_values().map(|member| (true, member));
+        let removed = std::mem::take(&mut self.removed).into_iter().map(|key| (false, Member::named(&key)));
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        let (mut added_devices, mut removed_devices) = (Vec::new(), Vec::new());
+        for (is_new, member) in added.chain(removed) {
+            let more = payload::bytes(&member);
+            if bytes > 0 && bytes + more > MEMBERS_BYTES {
+                let (added_devices, removed_devices) =
+                    (std::mem::take(&mut added_devices), std::mem::take(&mut removed_devices));
+                all.push(Body::Membership { added_devices, removed_devices });
+                bytes = 0;
+            }
+            bytes += more;
+            if is_new { &mut added_devices } else { &mut removed_devices }.push(member);
+        }
+        if bytes > 0 {
             all.push(Body::Membership { added_devices, removed_devices });
         }
         all
@@ -173,7 +198,7 @@ mod tests {
     #[test]
     fn only_what_is_new_is_told() {
         let mut news = News::default();
-        let look = |news: &mut News, shown| news.look(&key(), Some(shown), Again::default());
+        let look = |news: &mut News, shown| news.look(&key(), Some(shown), Again::default(), 9);
         let first = look(&mut news, shown(State::Online, "5", 1, "6"));
         let [("twin/update/delta", delta)] = &told(&first)[..] else { panic!("{first:?}") };
         assert_eq!(delta["delta"], json!({ "t": "6" }));
@@ -192,10 +217,10 @@ mod tests {
     fn what_somebody_has_to_hear_is_told_again() {
         let mut news = News::default();
         let now = || Some(shown(State::Online, "5", 1, "6"));
-        news.look(&key(), now(), Again::default());
-        let delta = news.look(&key(), now(), Again { delta: true, properties: &[] });
+        news.look(&key(), now(), Again::default(), 9);
+        let delta = news.look(&key(), now(), Again { delta: true, properties: &[] }, 9);
         assert!(matches!(&told(&delta)[..], [("twin/update/delta", _)]));
-        let both = news.look(&key(), now(), Again { delta: true, properties: &["t".to_owned()] });
+        let both = news.look(&key(), now(), Again { delta: true, properties: &["t".to_owned()] }, 9);
         assert!(matches!(&told(&both)[..], [("twin/update/document", _), ("twin/update/delta", _)]));
     }
 
@@ -204,17 +229,39 @@ mod tests {
         let mut news = News::default();
         let members = |news: &mut News| serde_json::to_value(news.take_members()).unwrap();
         let now = || Some(shown(State::Online, "5", 1, "6"));
-        news.look(&key(), now(), Again::default());
+        news.look(&key(), now(), Again::default(), 9);
         assert_eq!(members(&mut news)[0]["added_devices"][0]["id"], "plant/b1");
         assert_eq!(members(&mut news), json!([]));
-        news.look(&key(), None, Again::default());
+        news.look(&key(), None, Again::default(), 9);
         assert_eq!(
             members(&mut news),
             json!([{ "added_devices": [], "removed_devices": [{ "id": "plant/b1", "name": "b1" }] }])
         );
         // It was never told: there is nothing to take back.
-        news.look(&key(), now(), Again::default());
-        news.look(&key(), None, Again::default());
+        news.look(&key(), now(), Again::default(), 9);
+        news.look(&key(), None, Again::default(), 9);
         assert_eq!(members(&mut news), json!([]));
+    }
+    #[test]
+    fn many_members_are_many_messages_and_long_twins_stay_out() {
+        let mut news = News::default();
+        let long = "x".repeat(MEMBERS_BYTES / 10);
+        for at in 0..25 {
+            let key = Key::checked("plant", &format!("d{at}")).unwrap();
+            let value = if at == 7 { "x".repeat(MEMBERS_BYTES) } else { long.clone() };
+            let shown = DeviceShown { key: key.clone(), ..shown(State::Online, &value, 1, "") };
+            news.look(&key, Some(shown), Again::default(), 9);
+        }
+        let messages = news.take_members();
+        assert_eq!(messages.len(), 3);
+        assert!(messages.iter().all(|message| payload::bytes(message) < MEMBERS_BYTES + 100));
+        let all: Vec<Value> = messages
+            .iter()
+            .flat_map(|message| serde_json::to_value(message).unwrap()["added_devices"].as_array().unwrap().clone())
+            .collect();
+        assert_eq!(all.len(), 25);
+        for member in all {
+            assert_eq!(member["twin"].is_null(), member["name"] == "d7", "{}", member["name"]);
+        }
     }
 }

@@ -13,6 +13,21 @@ const TLS_PORT: u16 = 8883;
 /// Messages about one device in a second: it reports its properties in one, or some dozens in one each.
 const MESSAGES_PER_SECOND: u32 = 100;
 
+/// A broker that is silent for longer is gone; its own limit for us is half as much again.
+const KEEP_ALIVE_SECONDS: u16 = 20;
+
+/// Version of the protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MqttVersion {
+    /// 3.1.1, as in KubeEdge: every broker knows it.
+    #[default]
+    #[serde(rename = "3.1.1")]
+    V3,
+    /// 5.
+    #[serde(rename = "5")]
+    V5,
+}
+
 /// Files for TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -33,7 +48,10 @@ pub struct MqttTls {
 pub struct Mqtt {
     /// `tcp://host:port`, or `ssl://host:port` with `tls`; also `mqtt` and `mqtts`.
     pub server: String,
-    /// Name to the broker; `skerry-<node>` when empty.
+    /// Version of the protocol: `3.1.1` or `5`.
+    #[serde(default)]
+    pub version: MqttVersion,
+    /// Name to the broker; one that begins with `skerry-<node>` and that nobody can guess when empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub client_id: String,
     /// User at the broker.
@@ -51,6 +69,13 @@ pub struct Mqtt {
     /// Messages about one device in a second; more are not taken.
     #[serde(default = "messages_per_second")]
     pub messages_per_second: u32,
+    /// Seconds after which a broker that is silent is gone.
+    #[serde(default = "keep_alive_seconds")]
+    pub keep_alive_seconds: u16,
+}
+
+fn keep_alive_seconds() -> u16 {
+    KEEP_ALIVE_SECONDS
 }
 
 fn messages_per_second() -> u32 {
@@ -70,12 +95,14 @@ impl Mqtt {
     pub fn new(server: impl Into<String>) -> Self {
         Self {
             server: server.into(),
+            version: MqttVersion::default(),
             client_id: String::new(),
             username: None,
             password_file: None,
             tls: None,
             shared: false,
             messages_per_second: MESSAGES_PER_SECOND,
+            keep_alive_seconds: KEEP_ALIVE_SECONDS,
         }
     }
 
@@ -91,8 +118,8 @@ impl Mqtt {
         if self.password_file.is_some() && self.username.is_none() {
             return Err("mqtt.passwordFile needs mqtt.username".into());
         }
-        if self.messages_per_second == 0 {
-            return Err("mqtt.messagesPerSecond must be at least 1".into());
+        if self.messages_per_second == 0 || self.keep_alive_seconds == 0 {
+            return Err("mqtt.messagesPerSecond and mqtt.keepAliveSeconds must be at least 1".into());
         }
         let tls = self.tls.iter().flat_map(|tls| [Some(&tls.ca_file), tls.cert_file.as_ref(), tls.key_file.as_ref()]);
         if tls.flatten().chain(&self.password_file).any(|path| !path.is_absolute()) {
@@ -159,6 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn a_version_is_written_as_people_write_it() {
+        let parse = |text: &str| skerry_common::parse::<Mqtt>(text, "test").map(|mqtt| mqtt.version);
+        for (version, expected) in [("3.1.1", MqttVersion::V3), ("5", MqttVersion::V5), ("\"5\"", MqttVersion::V5)] {
+            assert_eq!(parse(&format!("server: tcp://h\nversion: {version}\n")).unwrap(), expected, "{version}");
+        }
+        assert_eq!(parse("server: tcp://h\n").unwrap(), MqttVersion::V3);
+        assert!(parse("server: tcp://h\nversion: 4\n").is_err());
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         let tls = || Some(MqttTls { ca_file: "/ca".into(), ..MqttTls::default() });
         let plain = || Mqtt::new("tcp://h");
@@ -172,6 +209,7 @@ mod tests {
             Mqtt { password_file: Some("/p".into()), ..plain() },
             Mqtt { username: Some("u".into()), password_file: Some("p".into()), ..plain() },
             Mqtt { messages_per_second: 0, ..plain() },
+            Mqtt { keep_alive_seconds: 0, ..plain() },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }

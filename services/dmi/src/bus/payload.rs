@@ -1,8 +1,9 @@
 //! Payloads of KubeEdge's event bus, field for field, and what they say about a twin.
 //!
 //! Answers have no versions, as KubeEdge's: versions were for its cloud, whose part the rule of convergence has
-//! ([`crate::twin`]). Those that a client sends are read over. Added to KubeEdge's fields is `quality` beside
-//! a timestamp, where a value is not good: a value that is not fresh must not look so.
+//! ([`crate::twin`]). Those that a client sends are read over. Types have KubeEdge's names on the bus. Added to
+//! KubeEdge's fields is `quality` beside a timestamp, where a value is not good: a value that is not fresh must not
+//! look so.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +57,7 @@ pub(super) struct TwinValue {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 struct TypeMetadata {
-    r#type: String,
+    r#type: &'static str,
 }
 
 /// A twin as clients see it.
@@ -68,6 +69,16 @@ pub(super) struct Twin {
     pub(super) actual: Option<TwinValue>,
     optional: bool,
     metadata: TypeMetadata,
+}
+
+/// KubeEdge's name on the bus for a type of a model.
+fn bus_type(model: &str) -> &'static str {
+    match model {
+        "INT" => "int",
+        "FLOAT" | "DOUBLE" => "float",
+        "BOOLEAN" => "boolean",
+        _ => "string",
+    }
 }
 
 /// The twins of a device, by property.
@@ -83,12 +94,25 @@ impl Twin {
             }),
         });
         let expected = shown.desired.map(|(value, _)| TwinValue { value: Some(value), metadata: None });
-        Self { expected, actual, optional: false, metadata: TypeMetadata { r#type: shown.r#type.to_owned() } }
+        Self { expected, actual, optional: false, metadata: TypeMetadata { r#type: bus_type(shown.r#type) } }
+    }
+
+    /// What is wanted; nothing, where it is empty.
+    pub(super) fn wanted(&self) -> Option<&str> {
+        self.expected.as_ref()?.value.as_deref().filter(|value| !value.is_empty())
+    }
+
+    /// Says since when the value is wanted: as long as it was known to be, else since now.
+    pub(super) fn date(&mut self, known: Option<&Self>, now_ms: i64) {
+        let Some(expected) = &mut self.expected else { return };
+        let known = known.and_then(|known| known.expected.as_ref()).filter(|known| known.value == expected.value);
+        let since = known.and_then(|known| known.metadata.as_ref()).map_or(now_ms, |metadata| metadata.timestamp);
+        expected.metadata = Some(ValueMetadata { timestamp: since, quality: None });
     }
 
     /// What is wanted and is not so; KubeEdge compares text.
     pub(super) fn delta(&self) -> Option<&str> {
-        let expected = self.expected.as_ref()?.value.as_deref().filter(|value| !value.is_empty())?;
+        let expected = self.wanted()?;
         let actual = self.actual.as_ref().and_then(|actual| actual.value.as_deref());
         (actual != Some(expected)).then_some(expected)
     }
@@ -117,12 +141,21 @@ pub(super) struct Member {
     /// The same as the API has it.
     #[serde(rename = "lastOnlineTime", skip_serializing_if = "String::is_empty")]
     last_online_time: String,
+    /// Of a device that has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    twin: Option<Twins>,
 }
 
 impl Member {
     /// One of which only the name is known.
     pub(super) fn named(key: &Key) -> Self {
         Self { id: key.to_string(), name: key.name.to_string(), ..Self::default() }
+    }
+
+    /// With its twins, where they are no longer than `most` bytes; one may ask for them.
+    pub(super) fn with_twins(self, twins: &Twins, most: usize) -> Self {
+        let twin = (bytes(twins) <= most).then(|| twins.clone());
+        Self { twin, ..self }
     }
 
     /// Without its identifier, which is in the topic.
@@ -163,6 +196,18 @@ pub(super) struct Request {
 pub(super) struct TwinAsked {
     pub(super) expected: Option<TwinValue>,
     pub(super) actual: Option<TwinValue>,
+}
+
+/// Reads what a client has sent.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(super) fn read(bytes: &[u8]) -> Result<Request, String> {
+    // serde would take the fields from a list as well.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err("not a request: it must be a JSON object".into());
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("not a request: {error}"))
 }
 
 /// What goes out.
@@ -228,6 +273,11 @@ struct Envelope<'b> {
     body: &'b Body,
 }
 
+/// How long something is in a message.
+pub(super) fn bytes(part: &impl Serialize) -> usize {
+    serde_json::to_vec(part).map_or(0, |bytes| bytes.len())
+}
+
 /// The bytes of a message.
 pub(super) fn encode(base: &Base, body: &Body) -> Vec<u8> {
     // Text and numbers only: it cannot fail.
@@ -274,10 +324,33 @@ mod tests {
                 json!({ "actual": { "metadata": { "timestamp": 77, "quality": "Bad" } } }),
             ),
         ] {
-            let mut whole = json!({ "optional": false, "metadata": { "type": "INT" } });
+            let mut whole = json!({ "optional": false, "metadata": { "type": "int" } });
             whole.as_object_mut().unwrap().extend(expected.as_object().unwrap().clone());
             assert_eq!(serde_json::to_value(Twin::new(shown(reported, desired))).unwrap(), whole);
         }
+    }
+
+    #[test]
+    fn types_have_kubeedges_names_and_wanted_values_the_time_they_came() {
+        for (model, bus) in [
+            ("INT", "int"),
+            ("DOUBLE", "float"),
+            ("FLOAT", "float"),
+            ("BOOLEAN", "boolean"),
+            ("BYTES", "string"),
+            ("", "string"),
+        ] {
+            assert_eq!(bus_type(model), bus);
+        }
+        let dated = |desired, known: Option<&Twin>, now| {
+            let mut twin = Twin::new(shown(None, Some(desired)));
+            twin.date(known, now);
+            twin
+        };
+        let first = dated("6", None, 10);
+        let (same, other) = (dated("6", Some(&first), 20), dated("7", Some(&first), 20));
+        let at = |twin: &Twin| twin.expected.as_ref().unwrap().metadata.as_ref().unwrap().timestamp;
+        assert_eq!((at(&first), at(&same), at(&other)), (10, 10, 20));
     }
 
     #[test]
@@ -313,12 +386,14 @@ mod tests {
         let text = r#"{"event_id":"1","timestamp":5,"twin":{"a":{"actual":{"value":"1","metadata":{"timestamp":4}},
             "expected":{"value":"2"},"optional":true,"metadata":{"type":"Updated"},
             "expected_version":{"cloud":1,"edge":2}},"b":null}}"#;
-        let request: Request = serde_json::from_str(text).unwrap();
+        let request = read(text.as_bytes()).unwrap();
         let twin = request.twin.unwrap();
         let a = twin["a"].as_ref().unwrap();
         assert_eq!(a.actual.as_ref().unwrap().metadata.as_ref().unwrap().timestamp, 4);
         assert_eq!(a.expected.as_ref().unwrap().value.as_deref(), Some("2"));
         assert!(twin["b"].is_none());
-        assert!(serde_json::from_str::<Request>(r#"{"twin":{"a":{"actual":{"value":1}}}}"#).is_err());
+        for wrong in [r#"{"twin":{"a":{"actual":{"value":1}}}}"#, "[]", "null", "", "{", "{} {}"] {
+            assert!(read(wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 }

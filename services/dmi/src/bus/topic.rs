@@ -19,6 +19,8 @@ pub(super) enum Asked {
     StateUpdate(Key),
     /// The devices of this node.
     Members,
+    /// What the cloud wants of a device, which a client cannot say for it.
+    CloudUpdate(Key),
 }
 
 impl Asked {
@@ -38,6 +40,7 @@ impl Asked {
             "twin/get" => Some(Self::TwinGet(key)),
             "twin/update" => Some(Self::TwinUpdate(key)),
             "state/update" => Some(Self::StateUpdate(key)),
+            "twin/cloud_updated" => Some(Self::CloudUpdate(key)),
             _ => None,
         }
     }
@@ -46,7 +49,8 @@ impl Asked {
     pub(super) fn answer(&self, node: &str) -> String {
         match self {
             Self::TwinGet(key) => device(key, "twin/get/result"),
-            Self::TwinUpdate(key) => device(key, "twin/update/result"),
+            // As in KubeEdge, where both have one answer.
+            Self::TwinUpdate(key) | Self::CloudUpdate(key) => device(key, "twin/update/result"),
             Self::StateUpdate(key) => device(key, "state/update/result"),
             Self::Members => format!("{NODE}{node}/membership/get/result"),
         }
@@ -55,7 +59,7 @@ impl Asked {
     /// The device in question.
     pub(super) fn key(&self) -> Option<&Key> {
         match self {
-            Self::TwinGet(key) | Self::TwinUpdate(key) | Self::StateUpdate(key) => Some(key),
+            Self::TwinGet(key) | Self::TwinUpdate(key) | Self::StateUpdate(key) | Self::CloudUpdate(key) => Some(key),
             Self::Members => None,
         }
     }
@@ -108,12 +112,13 @@ mod tests {
         for (topic, asked) in [
             ("$hw/events/device/plant/b1/twin/get", Some(Asked::TwinGet(key.clone()))),
             ("$hw/events/device/plant/b1/twin/update", Some(Asked::TwinUpdate(key.clone()))),
-            ("$hw/events/device/plant/b1/state/update", Some(Asked::StateUpdate(key))),
+            ("$hw/events/device/plant/b1/state/update", Some(Asked::StateUpdate(key.clone()))),
+            ("$hw/events/device/plant/b1/twin/cloud_updated", Some(Asked::CloudUpdate(key))),
             ("$hw/events/node/edge-1/membership/get", Some(Asked::Members)),
             // What only the node says.
             ("$hw/events/device/plant/b1/twin/get/result", None),
-            ("$hw/events/device/plant/b1/twin/cloud_updated", None),
             ("$hw/events/device/plant/b1/twin/update/delta", None),
+            ("$hw/events/device/plant/b1/updated", None),
             ("$hw/events/node/edge-1/membership/updated", None),
             ("$hw/events/node/edge-1/membership/detail", None),
             // Other nodes.

@@ -7,7 +7,7 @@ use skerry_common::Key;
 
 use super::reports::take_one;
 use super::{Device, Fleet, Reading, State};
-use crate::twin::{MAX_VALUE_BYTES, Now, check};
+use crate::twin::{MAX_VALUE_BYTES, Now, check, check_type};
 
 /// Why the bus was not heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +56,11 @@ impl Fleet {
         })?;
         reported.try_for_each(|(property, value)| {
             free(device)?;
-            find(property)?;
+            let model = find(property)?.spec.model.as_ref();
             if value.len() > MAX_VALUE_BYTES {
                 return Err(BusRefused::Value(format!("the value of {property:?} is too long")));
             }
-            Ok(())
+            check_type(model, property, value).map(drop).map_err(BusRefused::Value)
         })
     }
 

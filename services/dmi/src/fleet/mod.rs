@@ -106,6 +106,10 @@ impl Fleet {
         self.devices.len()
     }
 
+    pub(crate) fn has_device(&self, key: &Key) -> bool {
+        self.devices.contains_key(key)
+    }
+
     pub(crate) fn mapper_count(&self) -> usize {
         self.mappers.values().filter(|mapper| mapper.connected()).count()
     }

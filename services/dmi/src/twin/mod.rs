@@ -19,7 +19,7 @@ mod value;
 
 pub(crate) use property::{CloudChange, Measured, Overlay, Property, Quality, Sync};
 pub(crate) use spec::{PropertySpec, Spec};
-pub(crate) use value::{MAX_VALUE_BYTES, check, same};
+pub(crate) use value::{MAX_VALUE_BYTES, check, check_type, same};
 
 /// The two clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -43,6 +43,27 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// Whether a value is of the type that the model says. Returns the number, of a type of numbers.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(crate) fn check_type(model: Option<&ModelProperty>, property: &str, value: &str) -> Result<Option<f64>, String> {
+    let wrong = |what: &str| Err(format!("{value:?} is not {what}, which the property {property:?} needs"));
+    match model.and_then(|model| model.r#type) {
+        Some(PropertyType::Int) => match value.trim().parse::<i128>() {
+            #[expect(clippy::cast_precision_loss, reason = "only for the comparison with limits")]
+            Ok(number) => Ok(Some(number as f64)),
+            Err(_) => wrong("an integer"),
+        },
+        Some(PropertyType::Float | PropertyType::Double) => match value.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Some(number)),
+            _ => wrong("a number"),
+        },
+        Some(PropertyType::Boolean) if boolean(value).is_none() => wrong("true or false"),
+        _ => Ok(None),
+    }
+}
+
 /// Whether a property may be asked for a value.
 ///
 /// # Errors
@@ -57,20 +78,7 @@ pub(crate) fn check(model: Option<&ModelProperty>, property: &str, value: &str) 
     if model.access_mode != Some(AccessMode::ReadWrite) {
         return Err(format!("the property {property:?} is ReadOnly in the device's model"));
     }
-    let wrong = |what: &str| Err(format!("{value:?} is not {what}, which the property {property:?} needs"));
-    let number = match model.r#type {
-        Some(PropertyType::Int) => match value.trim().parse::<i128>() {
-            #[expect(clippy::cast_precision_loss, reason = "only for the comparison with the limits")]
-            Ok(number) => number as f64,
-            Err(_) => return wrong("an integer"),
-        },
-        Some(PropertyType::Float | PropertyType::Double) => match value.trim().parse::<f64>() {
-            Ok(number) if number.is_finite() => number,
-            _ => return wrong("a number"),
-        },
-        Some(PropertyType::Boolean) if boolean(value).is_none() => return wrong("true or false"),
-        _ => return Ok(()),
-    };
+    let Some(number) = check_type(Some(model), property, value)? else { return Ok(()) };
     let limit = |text: &str| text.trim().parse::<f64>().ok();
     if limit(&model.minimum).is_some_and(|minimum| number < minimum) {
         return Err(format!("{value} is below the minimum {} of the property {property:?}", model.minimum));

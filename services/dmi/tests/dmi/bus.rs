@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use skerry_common::kinds;
-use skerry_dmi::Mqtt;
+use skerry_dmi::{Mqtt, MqttVersion};
 use skerry_proto::dmi::v1 as pb;
 
 use crate::broker::{Broker, Listener};
@@ -28,21 +28,43 @@ pub(crate) fn quality(view: &pb::DeviceView, property: &str) -> pb::Quality {
 }
 
 #[tokio::test]
-async fn every_topic() {
-    let broker = Broker::open().await;
-    let node = node(&broker).await;
+async fn every_topic_over_mqtt_3() {
+    every_topic(MqttVersion::V3, &["-V", "mqttv5"], "(p2,").await;
+}
+
+#[tokio::test]
+async fn every_topic_over_mqtt_5() {
+    every_topic(MqttVersion::V5, &["-V", "mqttv311"], "(p5,").await;
+}
+
+async fn every_topic(version: MqttVersion, clients: &[&str], said: &str) {
+    let mut broker = Broker::open().await;
+    broker.client = clients.iter().map(|&argument| argument.to_owned()).collect();
+    let mqtt = Mqtt { version, ..Mqtt::new(format!("tcp://127.0.0.1:{}", broker.port)) };
+    let node = Node::with(|config| config.dmi.mqtt = Some(mqtt)).await;
     let mut heard = broker.until_served().await;
+    let log = broker.log();
+    assert!(log.lines().any(|line| line.contains(" as skerry-edge-1-") && line.contains(said)), "{log}");
     node.put_boiler("b1");
     let added = heard.hear("$hw/events/node/edge-1/membership/updated").await;
-    assert_eq!(added["added_devices"][0]["id"], "plant/b1");
+    assert_eq!(
+        (&added["added_devices"][0]["id"], &added["added_devices"][0]["name"]),
+        (&json!("plant/b1"), &json!("b1"))
+    );
+    assert_eq!(added["added_devices"][0]["twin"]["setpoint"]["expected"]["value"], "40");
     assert_eq!(added["removed_devices"], json!([]));
 
     let got = ask(&broker, &mut heard, "b1", "twin/get", r#"{"event_id":"g1"}"#).await;
     assert_eq!(got["event_id"], "g1");
     assert!(got["timestamp"].as_i64().unwrap() > 1_600_000_000_000);
-    let nothing = json!({ "optional": false, "metadata": { "type": "DOUBLE" } });
-    let wanted = json!({ "expected": { "value": "40" }, "optional": false, "metadata": { "type": "INT" } });
-    assert_eq!(got["twin"], json!({ "temperature": nothing, "setpoint": wanted }));
+    let nothing = json!({ "optional": false, "metadata": { "type": "float" } });
+    let expected = &got["twin"]["setpoint"]["expected"];
+    assert!(expected["metadata"]["timestamp"].as_i64().unwrap() > 1_600_000_000_000);
+    let wanted = json!({ "expected": expected, "optional": false, "metadata": { "type": "int" } });
+    assert_eq!(
+        (&expected["value"], &got["twin"]),
+        (&json!("40"), &json!({ "temperature": nothing, "setpoint": wanted }))
+    );
 
     // A device says what it has.
     let said = r#"{"event_id":"u1","timestamp":1700000000001,
@@ -57,8 +79,8 @@ async fn every_topic() {
     assert_eq!(document["twin"]["temperature"]["current"]["actual"], actual);
     let delta = heard.hear(&topic("b1", "twin/update/delta")).await;
     assert_eq!(delta["delta"], json!({ "setpoint": "40" }));
-    let view = node.until("b1", |view| quality(view, "temperature") == pb::Quality::Good).await;
-    assert_eq!(condition(&view, "Ready").reason, "ReportsOverMqtt");
+    node.until("b1", |view| quality(view, "temperature") == pb::Quality::Good).await;
+    node.until("b1", |view| condition(view, "Ready").reason == "ReportsOverMqtt").await;
 
     // Somebody wants something.
     let done = ask(
@@ -132,6 +154,8 @@ async fn what_cannot_be_done_is_said_with_kubeedges_codes() {
         ("b1", "twin/update", r#"{"twin":{"setpoint":{"expected":{"value":"91"}}}}"#, 400),
         ("b1", "twin/update", r#"{"twin":{"setpoint":{"expected":{"value":"x"}}}}"#, 400),
         ("b1", "twin/update", r#"{"twin":{"temperature":{"expected":{"value":"5"}}}}"#, 400),
+        ("b1", "twin/update", r#"{"twin":{"temperature":{"actual":{"value":"warm"}}}}"#, 400),
+        ("b1", "twin/update", r#"{"twin":{"temperature":{"actual":{"value":5}}}}"#, 400),
         // All or nothing.
         (
             "b1",
@@ -188,7 +212,6 @@ async fn what_only_the_node_or_the_cloud_may_say_is_not_heard() {
     node.until("b1", |_| true).await;
     let update = r#"{"event_id":"forged","twin":{"setpoint":{"expected":{"value":"1"}}}}"#;
     for forged in [
-        "$hw/events/device/plant/b1/twin/cloud_updated",
         "$hw/events/device/plant/b1/twin/get/result",
         "$hw/events/device/plant/b1/twin/updated",
         "$hw/events/device//b1/twin/update",
@@ -204,6 +227,12 @@ async fn what_only_the_node_or_the_cloud_may_say_is_not_heard() {
     let after = heard.answer(&topic("b1", "twin/get/result"), "after").await;
     assert_eq!(after["twin"]["setpoint"]["expected"]["value"], "40");
 
+    // What KubeEdge would believe of anybody.
+    broker.publish(&topic("b1", "twin/cloud_updated"), update).await;
+    let refused = heard.hear(&topic("b1", "twin/update/result")).await;
+    assert_eq!((&refused["event_id"], &refused["code"]), (&json!("forged"), &json!(400)));
+    assert_eq!(twin(&node.view("b1").await.unwrap(), "setpoint").desired.as_deref(), Some("40"));
+
     // Somebody said it once, to whoever comes.
     node.kill().await;
     broker.send(&["-q", "1", "-r", "-t", &topic("b1", "twin/update"), "-s"], update).await;
@@ -212,4 +241,24 @@ async fn what_only_the_node_or_the_cloud_may_say_is_not_heard() {
     let live = ask(&broker, &mut heard, "b1", "twin/update", r#"{"event_id":"live","twin":{}}"#).await;
     assert_eq!(live["event_id"], "live");
     assert_eq!(twin(&node.view("b1").await.unwrap(), "setpoint").desired.as_deref(), Some("40"));
+}
+
+#[tokio::test]
+async fn what_applications_say_to_each_other_goes_past_the_node() {
+    let mut broker = Broker::open().await;
+    broker.client = vec!["-V".into(), "mqttv5".into()];
+    let node = node(&broker).await;
+    node.put_boiler("b1");
+    broker.until_served().await;
+    // Nobody takes it, and the broker says so to whoever asks it over MQTT 5; KubeEdge takes it, and without a Rule
+    // its cloud throws it away.
+    for nobodys in ["default/user/orders", "$hw/events/upload/all", "SYS/dis/upload_records"] {
+        assert!(broker.is_nobodys(nobodys).await, "{nobodys}");
+    }
+    assert!(!broker.is_nobodys(&topic("b1", "twin/get")).await);
+    // As in KubeEdge, where a mapper says it to applications and not to the node.
+    let data = "$ke/events/device/b1/data/update";
+    let mut heard = broker.listen_as(&["-t", data]).await;
+    broker.publish(data, r#"{"event_id":"d1","timestamp":1,"data":{"temperature":"21.5"}}"#).await;
+    assert_eq!(heard.hear(data).await["data"]["temperature"], "21.5");
 }

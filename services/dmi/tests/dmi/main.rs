@@ -3,7 +3,11 @@
 
 mod broker;
 mod bus;
+mod bus_access;
 mod bus_broker;
+mod bus_hostile;
+mod bus_link;
+mod gate;
 mod node;
 mod stream;
 mod v1beta1;
