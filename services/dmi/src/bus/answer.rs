@@ -7,7 +7,8 @@ use skerry_common::Key;
 use tonic::{Code, Status};
 
 use super::MAX_PAYLOAD;
-use super::payload::{self, Base, Body, Request, TwinValue, Twins};
+use super::payload::{self, Base, Body, TwinValue, Twins};
+use super::request::{self, Request};
 use super::topic::Asked;
 use crate::fleet::{BusRefused, Reading};
 use crate::node::Node;
@@ -72,7 +73,7 @@ pub(super) async fn answer(node: &Node, asked: &Asked, bytes: &[u8]) -> Answer {
         let reason = format!("the message has {} bytes, and {MAX_PAYLOAD} are allowed", bytes.len());
         return Answer::refused("", 400, reason, now_ms);
     }
-    let request = match payload::read(bytes) {
+    let request = match request::read(bytes) {
         Ok(request) => request,
         Err(reason) => return Answer::refused("", 400, reason, now_ms),
     };

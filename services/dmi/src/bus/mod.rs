@@ -1,8 +1,8 @@
 //! KubeEdge's event bus: twins, states and members over MQTT 3.1.1 or 5, on a broker that somebody runs.
 //!
-//! Started by [`crate::app`] where a broker is configured. `topic` and `payload` are KubeEdge's contract, `limits`
-//! and `news` decide without IO, `answer` does what is asked; `wire` is one connection, `inbound` sorts what comes,
-//! and `client` serves one connection after the other.
+//! Started by [`crate::app`] where a broker is configured. `topic`, `request` and `payload` are KubeEdge's contract,
+//! `limits` and `news` decide without IO, `answer` does what is asked; `wire` is one connection, `inbound` sorts what
+//! comes, and `client` serves one connection after the other.
 //!
 //! A wanted value is on disk before its result is published. Values and states are taken for devices that have
 //! no mapper; where there is one, it alone is heard. What a message says of its sender is not believed, and the
@@ -22,6 +22,7 @@ mod login;
 mod news;
 mod options;
 mod payload;
+mod request;
 mod topic;
 mod wire;
 

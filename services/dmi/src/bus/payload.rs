@@ -1,15 +1,15 @@
-//! Payloads of KubeEdge's event bus, field for field, and what they say about a twin.
+//! What the node says on KubeEdge's event bus, field for field, and what it says about a twin.
 //!
-//! Answers have no versions, as KubeEdge's: versions were for its cloud, whose part the rule of convergence has
-//! ([`crate::twin`]). Those that a client sends are read over. Types have KubeEdge's names on the bus. Added to
-//! KubeEdge's fields is `quality` beside a timestamp, where a value is not good: a value that is not fresh must not
-//! look so.
+//! There are no versions, as in KubeEdge's answers: versions were for its cloud, whose part the rule of convergence
+//! has ([`crate::twin`]). Types have KubeEdge's names on the bus. Added to KubeEdge's fields is `quality` beside a
+//! timestamp, where a value is not good: a value that is not fresh must not look so.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use skerry_common::Key;
 
+use super::request::or_nothing;
 use crate::fleet::{DeviceShown, TwinShown, rfc3339};
 use crate::twin::Quality;
 
@@ -40,7 +40,7 @@ impl Base {
 /// Milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ValueMetadata {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) timestamp: i64,
     #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
     quality: Option<&'static str>,
@@ -178,36 +178,6 @@ pub(super) fn member(shown: &DeviceShown) -> Member {
 /// The twins of a device.
 pub(super) fn twins(shown: DeviceShown) -> Twins {
     shown.twins.into_iter().map(|twin| (twin.property.to_string(), Twin::new(twin))).collect()
-}
-
-/// What a client sends. Unknown fields, versions among them, are read over.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Request {
-    pub(super) event_id: String,
-    pub(super) timestamp: i64,
-    pub(super) state: Option<String>,
-    pub(super) twin: Option<BTreeMap<String, Option<TwinAsked>>>,
-}
-
-/// What a client wants of a twin.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct TwinAsked {
-    pub(super) expected: Option<TwinValue>,
-    pub(super) actual: Option<TwinValue>,
-}
-
-/// Reads what a client has sent.
-///
-/// # Errors
-/// What is wrong, for people.
-pub(super) fn read(bytes: &[u8]) -> Result<Request, String> {
-    // serde would take the fields from a list as well.
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err("not a request: it must be a JSON object".into());
-    }
-    serde_json::from_slice(bytes).map_err(|error| format!("not a request: {error}"))
 }
 
 /// What goes out.
@@ -379,21 +349,5 @@ mod tests {
         let empty = news(Body::Membership { added_devices: Vec::new(), removed_devices: Vec::new() });
         assert!(!empty["event_id"].as_str().unwrap().is_empty());
         assert_eq!((&empty["added_devices"], &empty["removed_devices"]), (&json!([]), &json!([])));
-    }
-
-    #[test]
-    fn a_request_of_kubeedges_clients_is_read() {
-        let text = r#"{"event_id":"1","timestamp":5,"twin":{"a":{"actual":{"value":"1","metadata":{"timestamp":4}},
-            "expected":{"value":"2"},"optional":true,"metadata":{"type":"Updated"},
-            "expected_version":{"cloud":1,"edge":2}},"b":null}}"#;
-        let request = read(text.as_bytes()).unwrap();
-        let twin = request.twin.unwrap();
-        let a = twin["a"].as_ref().unwrap();
-        assert_eq!(a.actual.as_ref().unwrap().metadata.as_ref().unwrap().timestamp, 4);
-        assert_eq!(a.expected.as_ref().unwrap().value.as_deref(), Some("2"));
-        assert!(twin["b"].is_none());
-        for wrong in [r#"{"twin":{"a":{"actual":{"value":1}}}}"#, "[]", "null", "", "{", "{} {}"] {
-            assert!(read(wrong.as_bytes()).is_err(), "{wrong}");
-        }
     }
 }
