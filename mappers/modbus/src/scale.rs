@@ -15,8 +15,6 @@ pub struct Scale {
     offset: f64,
     /// Of both, a power of ten.
     denominator: f64,
-    /// Numerator and offset where all is whole.
-    whole: Option<(i64, i64)>,
 }
 
 impl Scale {
@@ -34,18 +32,25 @@ impl Scale {
         let (offset, offset_places) = fraction(offset);
         let all = places.max(offset_places);
         let (numerator, offset) = (numerator * ten(all - places), offset * ten(all - offset_places));
-        let whole = exact(numerator).zip(exact(offset)).filter(|_| all == 0);
-        Ok(Self { numerator, denominator: ten(all), offset, whole })
+        Ok(Self { numerator, denominator: ten(all), offset })
     }
 
     /// Whether values are what is in the registers.
     pub(crate) fn is_identity(&self) -> bool {
-        self.whole == Some((1, 0))
+        self.whole_numbers() == Some((1, 0))
+    }
+
+    /// Numerator and offset where all is whole.
+    fn whole_numbers(&self) -> Option<(i64, i64)> {
+        // Ten to the power of zero, exactly.
+        #[expect(clippy::float_cmp)]
+        let whole = self.denominator == 1.0;
+        exact(self.numerator).zip(exact(self.offset)).filter(|_| whole)
     }
 
     /// The value of a whole number, if it is a whole number too.
     pub(crate) fn whole(&self, raw: i128) -> Option<i128> {
-        let (factor, offset) = self.whole?;
+        let (factor, offset) = self.whole_numbers()?;
         raw.checked_mul(i128::from(factor))?.checked_add(i128::from(offset))
     }
 
@@ -56,7 +61,7 @@ impl Scale {
 
     /// What is in the registers for a whole value, if that is whole and exact.
     pub(crate) fn whole_raw(&self, value: i128) -> Option<i128> {
-        let (factor, offset) = self.whole?;
+        let (factor, offset) = self.whole_numbers()?;
         let raw = value.checked_sub(i128::from(offset))?;
         (raw.checked_rem(i128::from(factor))? == 0).then(|| raw / i128::from(factor))
     }

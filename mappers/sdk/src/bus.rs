@@ -86,10 +86,19 @@ impl<D: Driver> Roster<D> {
     }
 
     /// What somebody wants of a property.
-    pub(crate) fn desire(&self, key: &DeviceKey, index: usize, desired: Option<Desired>) {
+    pub(crate) fn desire(&self, key: &DeviceKey, index: usize, desired: Desired) {
         self.change(|inner| {
-            if let Some(slot) = inner.units.get_mut(key).and_then(|(_, all)| all.get_mut(index)) {
-                *slot = desired;
+            if let Some((_, all)) = inner.units.get_mut(key) {
+                all.insert(index, desired);
+            }
+        });
+    }
+
+    /// What is wanted of a device, and nothing else.
+    pub(crate) fn desire_all(&self, key: &DeviceKey, desired: Wishes) {
+        self.change(|inner| {
+            if let Some((_, all)) = inner.units.get_mut(key) {
+                *all = desired;
             }
         });
     }
@@ -204,8 +213,8 @@ impl<D: Driver> Bus<D> {
             }
             for (key, (unit, desired)) in &roster.units {
                 if running.units.get(key).is_some_and(|known| Arc::ptr_eq(known, unit)) {
-                    for (index, desired) in desired.iter().enumerate() {
-                        running.schedule.want(now, key, index, desired.as_ref());
+                    for index in 0..unit.definition.properties.len() {
+                        running.schedule.want(now, key, index, desired.get(&index));
                     }
                 } else {
                     released.extend(running.units.insert(key.clone(), Arc::clone(unit)));
@@ -228,7 +237,7 @@ impl<D: Driver> Bus<D> {
         let mut by_device: BTreeMap<DeviceKey, Vec<(usize, Sample)>> = BTreeMap::new();
         for ((key, name), sample) in running.pending.take() {
             let unit = running.units.get(&key);
-            let index = unit.and_then(|unit| unit.definition.properties.iter().position(|p| p.name == name));
+            let index = unit.and_then(|unit| unit.definition.position(&name));
             if let Some(index) = index {
                 by_device.entry(key).or_default().push((index, sample));
             }

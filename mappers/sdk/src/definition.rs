@@ -2,6 +2,9 @@
 //!
 //! Tests of a driver write it with [`Definition::new`] and [`Definition::property`].
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{DataType, DeviceKey, Value, ValueError};
@@ -16,6 +19,36 @@ pub(crate) const DEADBAND: &str = "deadband";
 /// A JSON object.
 pub(crate) type Json = serde_json::Map<String, serde_json::Value>;
 
+/// A JSON object, kept as its text: as a map, three keys are ten times as large, and there is one for each of tens
+/// of thousands of properties. The empty object has no text. The same keys and values are the same text.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct JsonText(Box<str>);
+
+impl JsonText {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The object.
+    pub fn object(&self) -> serde_json::Map<String, serde_json::Value> {
+        // It was written from one; the empty text is none.
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<Json> for JsonText {
+    fn from(object: Json) -> Self {
+        if object.is_empty() { Self::default() } else { Self(serde_json::Value::Object(object).to_string().into()) }
+    }
+}
+
+impl fmt::Debug for JsonText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "{}" } else { &self.0 })
+    }
+}
+
 /// A device with its model's defaults merged in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
@@ -24,9 +57,9 @@ pub struct Definition {
     /// Name of its model.
     pub model: String,
     /// `protocol.configData`.
-    pub protocol_config: Json,
-    /// Its properties.
-    pub properties: Vec<PropertyDefinition>,
+    pub protocol_config: JsonText,
+    /// Its properties. What else needs one shares it.
+    pub properties: Vec<Arc<PropertyDefinition>>,
     /// Its methods.
     pub methods: Vec<MethodDefinition>,
     /// How often its state is told when it did not change; zero: never.
@@ -37,21 +70,21 @@ pub struct Definition {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PropertyDefinition {
     /// Its name.
-    pub name: String,
+    pub name: Box<str>,
     /// For people.
-    pub description: String,
+    pub description: Box<str>,
     /// The model's type.
     pub data_type: DataType,
     /// Whether it may be written.
     pub writable: bool,
     /// Smallest value; empty: no bound.
-    pub minimum: String,
+    pub minimum: Box<str>,
     /// Largest value; empty: no bound.
-    pub maximum: String,
+    pub maximum: Box<str>,
     /// For people.
-    pub unit: String,
+    pub unit: Box<str>,
     /// `visitors.configData`.
-    pub visitor_config: Json,
+    pub visitor_config: JsonText,
     /// How far a number must move to be reported before its report cycle is over.
     pub deadband: f64,
     /// How often it is read.
@@ -61,7 +94,7 @@ pub struct PropertyDefinition {
     /// Whether it is reported at all.
     pub report_to_cloud: bool,
     /// `pushMethod`, where else the value goes; empty: nowhere.
-    pub push_method: Json,
+    pub push_method: JsonText,
 }
 
 /// A value that somebody wants a property to have.
@@ -73,8 +106,8 @@ pub(crate) struct Desired {
     pub(crate) version: String,
 }
 
-/// What is wanted of a device, in the order of its properties.
-pub(crate) type Wishes = Vec<Option<Desired>>;
+/// What is wanted of a device, by the index of its properties; nothing of most of them.
+pub(crate) type Wishes = BTreeMap<usize, Desired>;
 
 /// A method of a device: a name for a group of properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,24 +133,29 @@ impl Definition {
         }
     }
 
+    /// The index of the property of this name.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.properties.iter().position(|property| *property.name == *name)
+    }
+
     /// With one more property, readable and writable, read and reported each second.
     #[must_use]
     pub fn property(mut self, name: &str, data_type: DataType, visitor_config: serde_json::Value) -> Self {
-        self.properties.push(PropertyDefinition {
-            name: name.to_owned(),
-            description: String::new(),
+        self.properties.push(Arc::new(PropertyDefinition {
+            name: name.into(),
+            description: Box::default(),
             data_type,
             writable: true,
-            minimum: String::new(),
-            maximum: String::new(),
-            unit: String::new(),
+            minimum: Box::default(),
+            maximum: Box::default(),
+            unit: Box::default(),
             visitor_config: object(visitor_config),
             deadband: 0.0,
             collect_cycle: DEFAULT_CYCLE,
             report_cycle: DEFAULT_CYCLE,
             report_to_cloud: true,
-            push_method: Json::new(),
-        });
+            push_method: JsonText::default(),
+        }));
         self
     }
 }
@@ -148,9 +186,29 @@ pub(crate) fn take_deadband(config: &mut Json) -> Result<f64, String> {
     number.ok_or_else(|| format!("visitors.configData: {DEADBAND} must be a number that is not negative"))
 }
 
-fn object(value: serde_json::Value) -> Json {
+fn object(value: serde_json::Value) -> JsonText {
     match value {
-        serde_json::Value::Object(object) => object,
-        _ => Json::new(),
+        serde_json::Value::Object(object) => object.into(),
+        _ => JsonText::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_kept_as_it_was_and_compared_by_what_is_in_it() {
+        let text = |json: &str| JsonText::from(serde_json::from_str::<Json>(json).unwrap());
+        assert_eq!(text(r#"{"b": 18446744073709551615, "a": [1.5]}"#), text(r#"{"a":[1.5],"b":18446744073709551615}"#));
+        assert_eq!(text(r#"{"b": 18446744073709551615}"#).object()["b"].as_u64(), Some(u64::MAX));
+        assert!(text("{}").is_empty() && text("{}").object().is_empty());
+        assert_ne!(text(r#"{"a":1}"#), text(r#"{"a":2}"#));
+    }
+
+    /// There are tens of thousands of these in a mapper.
+    #[test]
+    fn a_property_is_small() {
+        assert!(size_of::<PropertyDefinition>() <= 160, "{}", size_of::<PropertyDefinition>());
     }
 }

@@ -3,10 +3,11 @@
 //! Made from a [`Definition`] whenever the node sends a new version; it never changes afterwards.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::definition::Json;
+use crate::definition::JsonText;
 use crate::{DataType, Definition, Driver, Fault, PropertyDefinition, Value, ValueError};
 
 /// Namespace and name of a Device.
@@ -45,8 +46,8 @@ pub struct Device<D: Driver> {
 pub struct Point<D: Driver> {
     /// Where it is in the device.
     pub visitor: D::Visitor,
-    /// What the model says of it, without the `visitor_config`.
-    pub property: PropertyDefinition,
+    /// What the Device and its model say of it.
+    pub property: Arc<PropertyDefinition>,
 }
 
 impl<D: Driver> Device<D> {
@@ -56,12 +57,10 @@ impl<D: Driver> Device<D> {
     /// [`Fault::Config`] that names the field.
     pub fn new(definition: &Definition) -> Result<Self, Fault> {
         let protocol = parse("protocol.configData", &definition.protocol_config)?;
-        let point = |property: &PropertyDefinition| {
+        let point = |property: &Arc<PropertyDefinition>| {
             let place = format!("property {}: visitors.configData", property.name);
             let visitor = parse(&place, &property.visitor_config)?;
-            // It is in the visitor now, and there may be tens of thousands of points.
-            let property = PropertyDefinition { visitor_config: Json::new(), ..property.clone() };
-            Ok(Point { visitor, property })
+            Ok(Point { visitor, property: Arc::clone(property) })
         };
         let points = definition.properties.iter().map(point).collect::<Result<_, Fault>>()?;
         Ok(Self { key: definition.key.clone(), protocol, points })
@@ -69,7 +68,7 @@ impl<D: Driver> Device<D> {
 
     /// The point of this name.
     pub fn point(&self, name: &str) -> Option<&Point<D>> {
-        self.points.iter().find(|point| point.property.name == name)
+        self.points.iter().find(|point| *point.property.name == *name)
     }
 }
 
@@ -93,8 +92,8 @@ impl<D: Driver> Point<D> {
     }
 }
 
-fn parse<T: DeserializeOwned>(place: &str, config: &Json) -> Result<T, Fault> {
-    T::deserialize(serde_json::Value::Object(config.clone()))
+fn parse<T: DeserializeOwned>(place: &str, config: &JsonText) -> Result<T, Fault> {
+    T::deserialize(serde_json::Value::Object(config.object()))
         .map_err(|error| Fault::Config(format!("{place}: {error}")))
 }
 

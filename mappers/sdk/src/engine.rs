@@ -31,7 +31,6 @@ pub(crate) struct Incoming {
     /// Opaque: equal or not equal.
     pub(crate) version: String,
     pub(crate) definition: Definition,
-    /// In the order of the properties.
     pub(crate) desired: Wishes,
     /// Why it cannot be served, as far as is known already.
     pub(crate) problem: Option<String>,
@@ -69,7 +68,9 @@ struct Inner<D: Driver> {
 }
 
 struct Served {
-    incoming: Incoming,
+    version: String,
+    /// Why it could not be served as it came.
+    problem: Option<String>,
     definition: Arc<Definition>,
     /// Nothing for a device that cannot be served.
     bus: Option<String>,
@@ -141,33 +142,29 @@ impl<D: Driver> Engine<D> {
 
 impl<D: Driver> Plant for Engine<D> {
     fn apply(&self, incoming: Incoming) {
-        let key = incoming.definition.key.clone();
+        let Incoming { version, definition, desired, problem } = incoming;
+        let key = definition.key.clone();
         let mut inner = self.lock();
-        if let Some(served) = inner.devices.get(&key) {
-            let same = served.incoming.problem == incoming.problem;
-            if same && served.incoming.definition == incoming.definition {
+        let Inner { devices, buses } = &mut *inner;
+        if let Some(served) = devices.get_mut(&key).filter(|served| served.problem == problem) {
+            if *served.definition == definition {
                 // Only what is desired changed, or nothing that a mapper sees.
-                let (bus, definition) = (served.bus.clone(), Arc::clone(&served.definition));
-                if let Some(line) = bus.as_ref().and_then(|bus| inner.buses.get(bus)) {
-                    for (index, desired) in incoming.desired.iter().enumerate() {
-                        line.roster.desire(&key, index, desired.clone());
-                    }
+                if let Some(line) = served.bus.as_ref().and_then(|bus| buses.get(bus)) {
+                    line.roster.desire_all(&key, desired);
                 }
-                let applied = Applied { version: incoming.version.clone(), error: served.error.clone() };
-                self.outbox.define(&definition, applied);
-                if let Some(served) = inner.devices.get_mut(&key) {
-                    served.incoming = incoming;
-                }
+                let applied = Applied { version: version.clone(), error: served.error.clone() };
+                self.outbox.define(&served.definition, applied);
+                served.version = version;
                 return;
             }
-            if same && served.incoming.version == incoming.version {
+            if served.version == version {
                 self.outbox.applied_again(&key);
                 return;
             }
         }
-        let definition = Arc::new(incoming.definition.clone());
+        let definition = Arc::new(definition);
         let full = inner.devices.len() >= MAX_DEVICES && !inner.devices.contains_key(&key);
-        let found = match &incoming.problem {
+        let found = match &problem {
             Some(problem) => Err(problem.clone()),
             None if full => Err(format!("a mapper serves at most {MAX_DEVICES} devices")),
             None => self.set_up(&definition),
@@ -182,24 +179,22 @@ impl<D: Driver> Plant for Engine<D> {
         let mut error = String::new();
         match found {
             Ok((name, unit)) => {
-                let applied = Applied { version: incoming.version.clone(), error: String::new() };
-                self.outbox.define(&definition, applied);
+                self.outbox.define(&definition, Applied { version: version.clone(), error: String::new() });
                 if old.as_ref() != Some(&name) {
                     Self::leave(&mut inner, old.as_ref(), &key);
                 }
-                self.join(&mut inner, &name, unit, incoming.desired.clone());
+                self.join(&mut inner, &name, unit, desired);
                 bus = Some(name);
             }
             Err(words) => {
                 tracing::warn!(device = %key, error = words, "the device cannot be served");
                 Self::leave(&mut inner, old.as_ref(), &key);
-                error.clone_from(&words);
-                let applied = Applied { version: incoming.version.clone(), error: words.clone() };
-                self.outbox.define(&definition, applied);
+                self.outbox.define(&definition, Applied { version: version.clone(), error: words.clone() });
                 self.outbox.broken(&definition, &words);
+                error = words;
             }
         }
-        inner.devices.insert(key, Served { incoming, definition, bus, error });
+        inner.devices.insert(key, Served { version, problem, definition, bus, error });
         self.metrics.devices.set(i64::try_from(inner.devices.len()).unwrap_or(i64::MAX));
     }
 
@@ -221,14 +216,11 @@ impl<D: Driver> Plant for Engine<D> {
     }
 
     fn desire(&self, key: &DeviceKey, property: &str, desired: Desired) {
-        let mut inner = self.lock();
-        let Some(served) = inner.devices.get_mut(key) else { return };
-        let at = served.definition.properties.iter().position(|p| p.name == property);
-        let Some((index, slot)) = at.and_then(|at| Some((at, served.incoming.desired.get_mut(at)?))) else { return };
-        *slot = Some(desired.clone());
-        let bus = served.bus.clone();
-        if let Some(line) = bus.as_ref().and_then(|bus| inner.buses.get(bus)) {
-            line.roster.desire(key, index, Some(desired));
+        let inner = self.lock();
+        let Some(served) = inner.devices.get(key) else { return };
+        let Some(index) = served.definition.position(property) else { return };
+        if let Some(line) = served.bus.as_ref().and_then(|bus| inner.buses.get(bus)) {
+            line.roster.desire(key, index, desired);
         }
     }
 
@@ -257,10 +249,7 @@ pub(crate) async fn read_now(
     timeout: Duration,
 ) -> Result<(Arc<Definition>, Vec<(usize, crate::Sample)>), CommandError> {
     let definition = plant.definition(key).ok_or_else(|| CommandError::UnknownDevice(key.clone()))?;
-    let position = |name: &String| {
-        let at = definition.properties.iter().position(|p| p.name == *name);
-        at.ok_or_else(|| CommandError::UnknownProperty(name.clone()))
-    };
+    let position = |name: &String| definition.position(name).ok_or_else(|| CommandError::UnknownProperty(name.clone()));
     let indexes: Vec<usize> = if properties.is_empty() {
         (0..definition.properties.len()).collect()
     } else {
@@ -279,7 +268,7 @@ pub(crate) async fn write_now(
     timeout: Duration,
 ) -> Result<(), CommandError> {
     let definition = plant.definition(key).ok_or_else(|| CommandError::UnknownDevice(key.clone()))?;
-    let found = definition.properties.iter().enumerate().find(|(_, p)| p.name == property);
+    let found = definition.position(property).and_then(|index| Some((index, definition.properties.get(index)?)));
     let (index, found) = found.ok_or_else(|| CommandError::UnknownProperty(property.to_owned()))?;
     let value = found.accept(text)?;
     wait(plant.ask(key, Ask::Write(index, value), timeout)?, timeout).await.map(|_| ())

@@ -25,7 +25,7 @@ mod updates;
 mod value;
 
 pub use config::{About, Common, Config, GrpcServer, Port, Rest};
-pub use definition::{Definition, MethodDefinition, PropertyDefinition};
+pub use definition::{Definition, JsonText, MethodDefinition, PropertyDefinition};
 pub use device::{Device, DeviceKey, Point};
 pub use driver::{Connection, Driver};
 pub use error::{CommandError, Error};

@@ -31,13 +31,16 @@ pub(crate) struct Report {
     pub(crate) quality: Quality,
     /// Milliseconds since the Unix epoch; 0: unknown.
     pub(crate) source_unix_ms: i64,
-    pub(crate) problem: String,
+    pub(crate) problem: Arc<str>,
     /// What became of the desired value.
-    pub(crate) outcome: Option<Outcome>,
+    pub(crate) outcome: Option<Arc<Outcome>>,
 }
 
-/// Reports of one device, by the index of their property.
-pub(crate) type Reports = Vec<(usize, Report)>;
+/// Reports of one device, by the index of their property. The schedule, the outbox and the session share them.
+pub(crate) type Reports = Vec<(usize, Arc<Report>)>;
+
+/// The last report of each property of a device.
+pub(crate) type LastReports = Vec<Option<Arc<Report>>>;
 
 /// What became of a desired value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub(crate) struct Outcome {
 impl Report {
     /// Before anything was read.
     pub(crate) fn nothing() -> Self {
-        let problem = "nothing was read yet".to_owned();
+        let problem = "nothing was read yet".into();
         Self { value: None, quality: Quality::Bad, source_unix_ms: 0, problem, outcome: None }
     }
 
@@ -63,6 +66,8 @@ impl Report {
             Some(Err(error)) => (None, Quality::Bad, format!("the device answered something else: {error}")),
             None => (None, Quality::Bad, sample.problem),
         };
+        // Mostly there is none, and the default allocates nothing.
+        let problem = if problem.is_empty() { Arc::default() } else { problem.into() };
         Self { value, quality, source_unix_ms, problem, outcome: None }
     }
 
@@ -124,7 +129,7 @@ struct Device {
 
 #[derive(Debug, Clone, Default)]
 struct Slot {
-    report: Option<Report>,
+    report: Option<Arc<Report>>,
     dirty: bool,
 }
 
@@ -135,10 +140,7 @@ impl Outbox {
         let mut slots = vec![Slot::default(); definition.properties.len()];
         let old = held.devices.remove(&definition.key);
         for (property, slot) in definition.properties.iter().zip(&mut slots) {
-            let old = old.as_ref().and_then(|old| {
-                let at = old.definition.properties.iter().position(|p| p.name == property.name)?;
-                old.slots.get(at)
-            });
+            let old = old.as_ref().and_then(|old| old.slots.get(old.definition.position(&property.name)?));
             if let Some(old) = old {
                 slot.clone_from(old);
             }
@@ -248,7 +250,7 @@ impl Outbox {
                 }
                 slot.dirty = false;
                 if let Some(report) = &slot.report {
-                    values.push((index, report.clone()));
+                    values.push((index, Arc::clone(report)));
                     room -= 1;
                 }
             }
@@ -274,7 +276,7 @@ impl Outbox {
     }
 
     /// Values that the node did not take; newer ones stay.
-    pub(crate) fn values_again(&self, definition: &Arc<Definition>, values: &[(usize, Report)]) {
+    pub(crate) fn values_again(&self, definition: &Arc<Definition>, values: &[(usize, Arc<Report>)]) {
         let mut held = self.lock();
         let Some(device) = held.current(definition) else { return };
         for (index, _) in values {
@@ -293,7 +295,7 @@ impl Outbox {
     }
 
     /// The last report of each property and the state of a device.
-    pub(crate) fn look(&self, key: &DeviceKey) -> Option<(Arc<Definition>, Vec<Option<Report>>)> {
+    pub(crate) fn look(&self, key: &DeviceKey) -> Option<(Arc<Definition>, LastReports)> {
         let held = self.lock();
         let device = held.devices.get(key)?;
         Some((Arc::clone(&device.definition), device.slots.iter().map(|slot| slot.report.clone()).collect()))
@@ -332,11 +334,18 @@ mod tests {
 
     fn value(definition: &Arc<Definition>, index: usize, value: i64) -> Effects {
         let report = Report::of(Sample::good(value), DataType::Int, 1);
-        Effects { reports: vec![(Arc::clone(definition), vec![(index, report)])], ..Effects::default() }
+        Effects { reports: vec![(Arc::clone(definition), vec![(index, Arc::new(report))])], ..Effects::default() }
     }
 
     fn applied() -> Applied {
         Applied { version: "1".into(), error: String::new() }
+    }
+
+    /// There are tens of thousands of these in a mapper.
+    #[test]
+    fn a_report_and_its_place_are_small() {
+        assert!(size_of::<Report>() <= 72, "{}", size_of::<Report>());
+        assert!(size_of::<Slot>() <= 16, "{}", size_of::<Slot>());
     }
 
     #[test]
@@ -384,7 +393,7 @@ mod tests {
         outbox.define(&new, applied());
         outbox.put(value(&old, 0, 2));
         let batch = outbox.take(10);
-        assert_eq!(batch.values[0].1, [(0, Report::of(Sample::good(1_i64), DataType::Int, 1))]);
+        assert_eq!(batch.values[0].1, [(0, Arc::new(Report::of(Sample::good(1_i64), DataType::Int, 1)))]);
         outbox.remove(&new.key);
         outbox.put(value(&new, 0, 3));
         assert!(outbox.take(10).values.is_empty());

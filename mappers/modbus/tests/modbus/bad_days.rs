@@ -10,7 +10,7 @@ use super::*;
 
 /// A request: transaction, unit, and what follows the unit.
 #[derive(Debug, Clone)]
-struct Asked {
+pub(crate) struct Asked {
     transaction: [u8; 2],
     unit: u8,
     pdu: Vec<u8>,
@@ -27,7 +27,7 @@ impl Asked {
     }
 
     /// Registers that have their address as value; `self` is a read of them.
-    fn answer(&self) -> Vec<u8> {
+    pub(crate) fn answer(&self) -> Vec<u8> {
         let words = (self.word(1)..self.word(1) + self.word(3)).flat_map(u16::to_be_bytes);
         let data: Vec<u8> = words.collect();
         let pdu = [&[self.pdu[0], u8::try_from(data.len()).unwrap()], data.as_slice()].concat();
@@ -40,10 +40,10 @@ impl Asked {
 }
 
 /// What the server saw.
-type Log = Arc<Mutex<Vec<Asked>>>;
+pub(crate) type Log = Arc<Mutex<Vec<Asked>>>;
 
 /// Serves connections one after another; `None` ends one.
-async fn server(answer: impl Fn(&Asked) -> Option<Vec<u8>> + Send + 'static) -> (Json, Log) {
+pub(crate) async fn server(answer: impl Fn(&Asked) -> Option<Vec<u8>> + Send + 'static) -> (Json, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let log = Log::default();

@@ -2,12 +2,13 @@
 //!
 //! `pymodbus`: a server that nobody here wrote, over TCP and over a pair of terminals. `bad_days`: a server
 //! that answers what a test tells it to. `example`: the files of examples/modbus.
-//! `conformance`: the SDK's kit.
+//! `conformance`: the SDK's kit. `memory`: what a property costs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod bad_days;
 mod conformance;
 mod example;
+mod memory;
 mod pymodbus;
 
 use serde_json::{Value as Json, json};

@@ -159,7 +159,7 @@ impl<D: Driver> Stage<'_, D> {
 
 fn paced(device: &Definition, cycle: Duration) -> Arc<Definition> {
     let mut device = device.clone();
-    for property in &mut device.properties {
+    for property in device.properties.iter_mut().map(Arc::make_mut) {
         property.collect_cycle = cycle;
         property.report_cycle = cycle;
         property.report_to_cloud = true;

@@ -142,11 +142,11 @@ async fn call(shared: &Shared, socket: &std::path::Path, change: &Change) -> Res
 
 fn model(device: &Definition) -> pb::DeviceModel {
     let properties = device.properties.iter().map(|property| pb::ModelProperty {
-        name: property.name.clone(),
+        name: property.name.to_string(),
         r#type: property.data_type.name().to_owned(),
         access_mode: if property.writable { "ReadWrite" } else { "ReadOnly" }.to_owned(),
-        minimum: property.minimum.clone(),
-        maximum: property.maximum.clone(),
+        minimum: property.minimum.to_string(),
+        maximum: property.maximum.to_string(),
         ..Default::default()
     });
     pb::DeviceModel {
@@ -158,14 +158,14 @@ fn model(device: &Definition) -> pb::DeviceModel {
 
 fn device(known: &Known, device: &Definition) -> pb::Device {
     let properties = device.properties.iter().map(|property| pb::DeviceProperty {
-        name: property.name.clone(),
+        name: property.name.to_string(),
         desired: Some(pb::TwinProperty {
             value: known.wish(&device.key, &property.name).map(|desired| desired.value).unwrap_or_default(),
             ..Default::default()
         }),
         visitors: Some(pb::VisitorConfig {
             protocol_name: String::new(),
-            config_data: Some(config(&property.visitor_config)),
+            config_data: Some(config(&property.visitor_config.object())),
         }),
         report_cycle: i64::try_from(property.report_cycle.as_millis()).unwrap_or(i64::MAX),
         collect_cycle: i64::try_from(property.collect_cycle.as_millis()).unwrap_or(i64::MAX),
@@ -179,7 +179,7 @@ fn device(known: &Known, device: &Definition) -> pb::Device {
             device_model_reference: format!("{}-model", device.key.name),
             protocol: Some(pb::ProtocolConfig {
                 protocol_name: String::new(),
-                config_data: Some(config(&device.protocol_config)),
+                config_data: Some(config(&device.protocol_config.object())),
             }),
             properties: properties.collect(),
             methods: Vec::new(),

@@ -1,5 +1,7 @@
 //! Between the kit's definitions and the messages of `skerry.dmi.v1`.
 
+use std::sync::Arc;
+
 use skerry_proto::dmi::v1 as pb;
 
 use super::node::{Known, Seen};
@@ -17,19 +19,19 @@ pub(super) fn desired(known: &Known, device: &DeviceKey, property: &str) -> Opti
 }
 
 pub(super) fn device(known: &Known, device: &Definition, version: &str) -> pb::Device {
-    let property = |property: &PropertyDefinition| {
-        let mut visitor_config = property.visitor_config.clone();
+    let property = |property: &Arc<PropertyDefinition>| {
+        let mut visitor_config = property.visitor_config.object();
         if property.deadband > 0.0 {
             visitor_config.insert(DEADBAND.to_owned(), property.deadband.into());
         }
         pb::Property {
-            name: property.name.clone(),
+            name: property.name.to_string(),
             model: Some(pb::ModelProperty {
-                name: property.name.clone(),
+                name: property.name.to_string(),
                 r#type: property.data_type.name().to_owned(),
                 writable: property.writable,
-                minimum: property.minimum.clone(),
-                maximum: property.maximum.clone(),
+                minimum: property.minimum.to_string(),
+                maximum: property.maximum.to_string(),
                 ..Default::default()
             }),
             visitor_config: serde_json::Value::Object(visitor_config).to_string().into_bytes(),
@@ -44,7 +46,7 @@ pub(super) fn device(known: &Known, device: &Definition, version: &str) -> pb::D
         key: Some(key(&device.key)),
         version: version.to_owned(),
         model: None,
-        protocol_config: serde_json::Value::Object(device.protocol_config.clone()).to_string().into_bytes(),
+        protocol_config: serde_json::Value::Object(device.protocol_config.object()).to_string().into_bytes(),
         properties: device.properties.iter().map(property).collect(),
         methods: Vec::new(),
         state_report_cycle_ms: 0,

@@ -29,8 +29,10 @@ const SEND_QUEUE: usize = 8;
 const MAX_COMMANDS: usize = 64;
 /// How long the node may take to say Welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// Values of one message, whatever the node would take: the queue is full of such messages when the node is slow.
+const MOST_VALUES: usize = 1_000;
 /// Bounds where the node names none.
-const DEFAULT_VALUES: usize = 1_000;
+const DEFAULT_VALUES: usize = MOST_VALUES;
 const DEFAULT_WINDOW: u64 = 4;
 /// A command that names no time.
 const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,7 +95,7 @@ async fn open(
         sent: 0,
         acked: 0,
         window: some(welcome.max_unacknowledged).and_then(|n| u64::try_from(n).ok()).unwrap_or(DEFAULT_WINDOW),
-        most_values: some(welcome.max_values_per_message).unwrap_or(DEFAULT_VALUES),
+        most_values: some(welcome.max_values_per_message).unwrap_or(DEFAULT_VALUES).min(MOST_VALUES),
         rate: Some(welcome.max_values_per_second).filter(|rate| *rate > 0),
         next_values: Instant::now(),
         seen: Some(BTreeSet::new()),

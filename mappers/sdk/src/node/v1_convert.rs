@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skerry_proto::dmi::v1 as pb;
 
-use crate::definition::{Definition, Desired, Json, MethodDefinition, PropertyDefinition, take_deadband};
+use crate::definition::{Definition, Desired, Json, MethodDefinition, PropertyDefinition, Wishes, take_deadband};
 use crate::engine::Incoming;
 use crate::report::{DeviceState, Report, Reports};
 use crate::{DataType, DeviceKey, Quality, Sample, Value};
@@ -29,12 +29,14 @@ pub(super) fn device(device: pb::Device) -> Option<Incoming> {
         trouble(format!("protocol.configData: {error}"));
         Json::new()
     });
-    let mut desired = Vec::new();
-    let mut properties = Vec::new();
-    for property in device.properties {
-        desired.push(property.desired.clone().map(|d| Desired { value: d.value, version: d.version }));
+    let mut desired = Wishes::new();
+    let mut properties = Vec::with_capacity(device.properties.len());
+    for (index, mut property) in device.properties.into_iter().enumerate() {
+        let wanted = property.desired.take().map(|d| (index, Desired { value: d.value, version: d.version }));
+        desired.extend(wanted);
         let name = property.name.clone();
-        properties.push(self::property(property, &mut |words| trouble(format!("property {name}: {words}"))));
+        let property = self::property(property, &mut |words| trouble(format!("property {name}: {words}")));
+        properties.push(Arc::new(property));
     }
     let methods = device.methods.into_iter().map(|method| MethodDefinition {
         name: method.name,
@@ -44,7 +46,7 @@ pub(super) fn device(device: pb::Device) -> Option<Incoming> {
     let definition = Definition {
         key,
         model: device.model.map(|model| model.name).unwrap_or_default(),
-        protocol_config,
+        protocol_config: protocol_config.into(),
         properties,
         methods: methods.collect(),
         state_cycle: milliseconds(device.state_report_cycle_ms),
@@ -74,19 +76,19 @@ fn property(property: pb::Property, trouble: &mut dyn FnMut(String)) -> Property
         DataType::String
     });
     PropertyDefinition {
-        name: property.name,
-        description: model.description,
+        name: property.name.into(),
+        description: model.description.into(),
         data_type,
         writable: model.writable,
-        minimum: model.minimum,
-        maximum: model.maximum,
-        unit: model.unit,
-        visitor_config,
+        minimum: model.minimum.into(),
+        maximum: model.maximum.into(),
+        unit: model.unit.into(),
+        visitor_config: visitor_config.into(),
         deadband,
         collect_cycle: milliseconds(property.collect_cycle_ms),
         report_cycle: milliseconds(property.report_cycle_ms),
         report_to_cloud: property.report_to_cloud,
-        push_method,
+        push_method: push_method.into(),
     }
 }
 
@@ -100,10 +102,8 @@ pub(super) fn state((device, state, reason): &(DeviceKey, DeviceState, String)) 
 }
 
 pub(super) fn values((definition, reports): &(Arc<Definition>, Reports)) -> pb::DeviceValues {
-    let values = reports.iter().filter_map(|(index, report)| {
-        let name = definition.properties.get(*index)?.name.clone();
-        Some(value(name, report.clone()))
-    });
+    let values =
+        reports.iter().filter_map(|(index, report)| Some(value(&definition.properties.get(*index)?.name, report)));
     pb::DeviceValues { device: Some(key(&definition.key)), values: values.collect() }
 }
 
@@ -113,14 +113,14 @@ pub(super) fn samples(definition: &Definition, samples: Vec<(usize, Sample)>) ->
     let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     let values = samples.into_iter().filter_map(|(index, sample)| {
         let property = definition.properties.get(index)?;
-        Some(value(property.name.clone(), Report::of(sample, property.data_type, now)))
+        Some(value(&property.name, &Report::of(sample, property.data_type, now)))
     });
     values.collect()
 }
 
-fn value(property: String, report: Report) -> pb::Value {
-    let (desired_version, refused) = match report.outcome {
-        Some(outcome) => (outcome.version, outcome.refused),
+fn value(property: &str, report: &Report) -> pb::Value {
+    let (desired_version, refused) = match report.outcome.as_deref() {
+        Some(outcome) => (outcome.version.clone(), outcome.refused.as_deref()),
         None => (String::new(), None),
     };
     let quality = match report.quality {
@@ -129,19 +129,19 @@ fn value(property: String, report: Report) -> pb::Value {
         Quality::Bad => pb::Quality::Bad,
     };
     pb::Value {
-        property,
-        value: report.value.map(|value| match value {
-            Value::Int(value) => pb::value::Value::Integer(value),
-            Value::Uint(value) => pb::value::Value::Unsigned(value),
-            Value::Float(value) => pb::value::Value::Number(value),
-            Value::Bool(value) => pb::value::Value::Boolean(value),
-            Value::Text(value) => pb::value::Value::Text(value),
-            Value::Bytes(value) => pb::value::Value::Data(value),
+        property: property.to_owned(),
+        value: report.value.as_ref().map(|value| match value {
+            Value::Int(value) => pb::value::Value::Integer(*value),
+            Value::Uint(value) => pb::value::Value::Unsigned(*value),
+            Value::Float(value) => pb::value::Value::Number(*value),
+            Value::Bool(value) => pb::value::Value::Boolean(*value),
+            Value::Text(value) => pb::value::Value::Text(value.clone()),
+            Value::Bytes(value) => pb::value::Value::Data(value.clone()),
         }),
         quality: quality.into(),
         source_unix_ms: report.source_unix_ms,
         desired_refused: refused.is_some(),
-        problem: refused.unwrap_or(report.problem),
+        problem: refused.unwrap_or(&report.problem).to_owned(),
         desired_version,
     }
 }
@@ -178,8 +178,8 @@ mod tests {
         assert_eq!(good.problem, None);
         let property = &good.definition.properties[0];
         assert_eq!((property.deadband, property.collect_cycle), (0.5, Duration::ZERO));
-        assert_eq!(property.visitor_config.get("register").and_then(|v| v.as_u64()), Some(u64::MAX));
-        assert!(!property.visitor_config.contains_key("deadband"));
+        assert_eq!(property.visitor_config.object().get("register").and_then(|v| v.as_u64()), Some(u64::MAX));
+        assert!(!property.visitor_config.object().contains_key("deadband"));
         let table = [
             ("[1]", "INT", "property t: visitors.configData: invalid type"),
             ("{", "INT", "property t: visitors.configData: EOF"),

@@ -150,7 +150,7 @@ async fn methods(State(shared): State<Shared>, Path((namespace, name)): Path<(St
     let definition = known(&shared, &namespace, &name)?;
     let methods = definition.methods.iter().map(|method| {
         let parameters = method.properties.iter().filter_map(|property| {
-            let property = definition.properties.iter().find(|known| known.name == *property)?;
+            let property = definition.properties.get(definition.position(property)?)?;
             Some(json!({ "PropertyName": property.name, "ValueType": property.data_type.name() }))
         });
         let path = format!("/api/v1/devicemethod/{namespace}/{name}/{}/{{propertyName}}/{{data}}", method.name);

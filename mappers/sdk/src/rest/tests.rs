@@ -71,12 +71,11 @@ impl Running {
             .property("n", DataType::Int, json!({}))
             .property("fixed", DataType::Int, json!({}));
         definition.model = "m".into();
-        definition.properties[0].maximum = "100".into();
-        definition.properties[1].writable = false;
+        Arc::make_mut(&mut definition.properties[0]).maximum = "100".into();
+        Arc::make_mut(&mut definition.properties[1]).writable = false;
         let properties = vec!["n".to_owned()];
         definition.methods.push(MethodDefinition { name: "set".into(), description: String::new(), properties });
-        let desired: Wishes = vec![None, None];
-        engine.apply(Incoming { version: "1".into(), definition, desired, problem: None });
+        engine.apply(Incoming { version: "1".into(), definition, desired: Wishes::new(), problem: None });
         let address = SocketAddr::new(options.address, 0);
         let bound = Bound::bind(address, &options).await.unwrap();
         let address = SocketAddr::new([127, 0, 0, 1].into(), bound.address().port());

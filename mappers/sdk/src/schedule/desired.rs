@@ -28,7 +28,7 @@ pub(super) struct Wanted {
     value: Result<Value, String>,
     stage: Stage,
     /// What the node was not told yet.
-    untold: Option<Outcome>,
+    untold: Option<Arc<Outcome>>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -64,9 +64,9 @@ impl Entry {
         {
             return;
         }
-        if let Some(last) = &mut point.last {
+        if let Some(last) = point.last.as_mut().filter(|last| last.outcome.is_some()) {
             // What became of an older wish is no longer of interest.
-            last.outcome = None;
+            Arc::make_mut(last).outcome = None;
         }
         let refused = value.as_ref().err().cloned();
         let stage = match (&refused, at_start) {
@@ -74,8 +74,9 @@ impl Entry {
             (None, true) => Stage::Compare,
             (None, false) => Stage::Write(now),
         };
-        let untold = refused.map(|words| Outcome { version: desired.version.clone(), refused: Some(words) });
-        point.wanted = Some(Wanted { version: desired.version.clone(), value, stage, untold });
+        let version = desired.version.clone();
+        let untold = refused.map(|words| Arc::new(Outcome { version: version.clone(), refused: Some(words) }));
+        point.wanted = Some(Box::new(Wanted { version, value, stage, untold }));
     }
 
     pub(super) fn write_due(&self, now: Time) -> Option<Time> {
@@ -133,7 +134,7 @@ impl Entry {
         if good && sample.value.as_ref().is_some_and(|read| equal(read, value)) {
             if matches!(wanted.stage, Stage::Compare | Stage::Verify { .. } | Stage::Refused) {
                 wanted.stage = Stage::Taken;
-                wanted.untold = Some(Outcome { version: wanted.version.clone(), refused: None });
+                wanted.untold = Some(Arc::new(Outcome { version: wanted.version.clone(), refused: None }));
             }
             return;
         }
@@ -162,10 +163,9 @@ impl Entry {
         let mut reports = Vec::new();
         for (index, point) in self.points.iter_mut().enumerate() {
             if let Some(outcome) = point.wanted.as_mut().and_then(|wanted| wanted.untold.take()) {
-                let mut report = point.last.clone().unwrap_or_else(Report::nothing);
-                report.outcome = Some(outcome);
-                point.last = Some(report.clone());
-                reports.push((index, report));
+                let last = point.last.get_or_insert_with(|| Arc::new(Report::nothing()));
+                Arc::make_mut(last).outcome = Some(outcome);
+                reports.push((index, Arc::clone(last)));
             }
         }
         if !reports.is_empty() {
@@ -176,13 +176,13 @@ impl Entry {
 
 impl Wanted {
     /// What the node is to be told, once.
-    pub(super) fn take_outcome(&mut self) -> Option<Outcome> {
+    pub(super) fn take_outcome(&mut self) -> Option<Arc<Outcome>> {
         self.untold.take()
     }
 
     fn refuse(&mut self, words: String) {
         self.stage = Stage::Refused;
-        self.untold = Some(Outcome { version: self.version.clone(), refused: Some(words) });
+        self.untold = Some(Arc::new(Outcome { version: self.version.clone(), refused: Some(words) }));
     }
 }
 

@@ -48,9 +48,10 @@ struct Group {
 #[derive(Debug, Default)]
 pub(super) struct PointState {
     /// What was reported last.
-    pub(super) last: Option<Report>,
+    pub(super) last: Option<Arc<Report>>,
     pub(super) report_at: Time,
-    pub(super) wanted: Option<Wanted>,
+    /// Nothing is wanted of most points.
+    pub(super) wanted: Option<Box<Wanted>>,
 }
 
 impl Entry {
@@ -63,6 +64,7 @@ impl Entry {
                 None => groups.push(Group { cycle, points: vec![index], next: now }),
             }
         }
+        groups.iter_mut().for_each(|group| group.points.shrink_to_fit());
         let points = definition.properties.iter().map(|_| PointState::default()).collect();
         let state_at = now + definition.state_cycle.mul_f64(random.random_range(0.5..1.0));
         let check_at = now + check_cycle(&definition);
@@ -88,7 +90,7 @@ impl Entry {
     pub(super) fn inherit(&mut self, old: &mut Self) {
         self.state = old.state.take();
         for (property, point) in self.definition.properties.iter().zip(&mut self.points) {
-            let at = old.definition.properties.iter().position(|p| p.name == property.name);
+            let at = old.definition.position(&property.name);
             if let Some(old) = at.and_then(|at| old.points.get_mut(at)) {
                 point.wanted = old.wanted.take();
                 point.last = old.last.take();
@@ -224,4 +226,15 @@ fn cycle(cycle: Duration) -> Duration {
 fn check_cycle(definition: &Definition) -> Duration {
     let reports = definition.properties.iter().map(|property| cycle(property.report_cycle)).min();
     reports.unwrap_or(CHECK_CYCLE).clamp(DEFAULT_CYCLE, CHECK_CYCLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are tens of thousands of these in a mapper.
+    #[test]
+    fn a_point_is_small() {
+        assert!(size_of::<PointState>() <= 32, "{}", size_of::<PointState>());
+    }
 }

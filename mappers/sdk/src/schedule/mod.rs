@@ -25,7 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use self::entry::Entry;
-use crate::definition::{Definition, Desired};
+use crate::definition::{Definition, Desired, Wishes};
 use crate::report::{DeviceState, Reports};
 use crate::{DeviceKey, Fault, Sample, Value};
 
@@ -133,14 +133,14 @@ impl Schedule {
     }
 
     /// Adds a device, or replaces its definition. What is known of a desired value is kept while its version is
-    /// the same. `desired` is in the order of the properties.
-    pub(crate) fn set(&mut self, now: Time, definition: Arc<Definition>, desired: &[Option<Desired>]) {
+    /// the same.
+    pub(crate) fn set(&mut self, now: Time, definition: Arc<Definition>, desired: &Wishes) {
         let mut entry = Entry::new(now, Arc::clone(&definition), &mut self.random);
         if let Some(old) = self.devices.get_mut(&definition.key) {
             entry.inherit(old);
         }
-        for (index, desired) in desired.iter().enumerate() {
-            entry.want(now, index, desired.as_ref(), true);
+        for index in 0..definition.properties.len() {
+            entry.want(now, index, desired.get(&index), true);
         }
         if self.devices.is_empty() {
             // A new device is a new reason to try.

@@ -210,13 +210,13 @@ impl Line {
 
 impl Entry {
     /// Whether a sample is to be reported: when it says something new, or its report cycle is over.
-    fn judge(&mut self, now: Moment, index: usize, sample: Sample) -> Option<Report> {
+    fn judge(&mut self, now: Moment, index: usize, sample: Sample) -> Option<Arc<Report>> {
         let property = self.definition.properties.get(index)?;
         let point = self.points.get_mut(index)?;
         let mut report = Report::of(sample, property.data_type, now.unix_ms);
         // Half a cycle early is as good as late: a poll is never exactly on time.
         let due = now.time + property.collect_cycle / 2 >= point.report_at;
-        let outcome = point.wanted.as_mut().and_then(super::desired::Wanted::take_outcome);
+        let outcome = point.wanted.as_mut().and_then(|wanted| wanted.take_outcome());
         let news = match &point.last {
             Some(last) => outcome.is_some() || report.differs(last, property.deadband),
             None => true,
@@ -229,26 +229,29 @@ impl Entry {
             report.outcome = None;
         }
         point.report_at = now.time + property.report_cycle;
-        point.last = Some(report.clone());
+        let report = Arc::new(report);
+        point.last = Some(Arc::clone(&report));
         Some(report)
     }
 
     /// The device cannot be asked: what is known of it is doubtful from now on, and said so once.
     fn doubt(&mut self, now: Moment, words: &str, effects: &mut Effects) {
         let mut reports = Vec::new();
+        let words: Arc<str> = words.into();
         for (index, point) in self.points.iter_mut().enumerate() {
-            let mut report = point.last.clone().unwrap_or_else(Report::nothing);
-            let quality = if report.value.is_some() { Quality::Uncertain } else { Quality::Bad };
-            if point.last.is_some() && report.quality == quality {
+            let known = point.last.is_some();
+            let last = point.last.get_or_insert_with(|| Arc::new(Report::nothing()));
+            let quality = if last.value.is_some() { Quality::Uncertain } else { Quality::Bad };
+            if known && last.quality == quality {
                 continue;
             }
-            words.clone_into(&mut report.problem);
+            let report = Arc::make_mut(last);
+            report.problem = Arc::clone(&words);
             report.quality = quality;
             if report.source_unix_ms == 0 {
                 report.source_unix_ms = now.unix_ms;
             }
-            point.last = Some(report.clone());
-            reports.push((index, report));
+            reports.push((index, Arc::clone(last)));
         }
         if !reports.is_empty() {
             effects.reports.push((Arc::clone(&self.definition), reports));
@@ -265,9 +268,9 @@ impl Entry {
             if let Some(last) = point.last.as_mut().filter(|last| last.quality == Quality::Good)
                 && now.time + property.report_cycle / 2 >= point.report_at
             {
-                last.source_unix_ms = now.unix_ms;
+                Arc::make_mut(last).source_unix_ms = now.unix_ms;
                 point.report_at = now.time + property.report_cycle;
-                reports.push((index, last.clone()));
+                reports.push((index, Arc::clone(last)));
             }
         }
         if !reports.is_empty() {

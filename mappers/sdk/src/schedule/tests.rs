@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Effects, Job, Moment, Next, Outcome, Schedule, Time};
-use crate::definition::{Definition, Desired};
+use crate::definition::{Definition, Desired, Wishes};
 use crate::report::{DeviceState, Report};
 use crate::{DataType, DeviceKey, Fault, Quality, Sample, Value};
 
@@ -36,7 +36,7 @@ struct Sim {
     writes: Vec<(Time, DeviceKey, Value)>,
     connects: Vec<Time>,
     calls: BTreeMap<DeviceKey, usize>,
-    reports: BTreeMap<DeviceKey, Vec<(Time, Report)>>,
+    reports: BTreeMap<DeviceKey, Vec<(Time, Arc<Report>)>>,
     states: BTreeMap<DeviceKey, Vec<(Time, DeviceState, String)>>,
     skipped: u64,
 }
@@ -59,10 +59,14 @@ impl Sim {
 
     fn add(&mut self, name: &str, desired: Option<&str>) -> DeviceKey {
         let mut definition = Definition::new("d", name, json!({})).property("n", DataType::Int, json!({}));
-        definition.properties[0].report_cycle = CYCLE * 5;
+        Arc::make_mut(&mut definition.properties[0]).report_cycle = CYCLE * 5;
         let key = definition.key.clone();
         self.world.values.entry(key.clone()).or_insert(0);
-        self.schedule.set(self.now, Arc::new(definition), &[desired.map(wanted)]);
+        self.schedule.set(
+            self.now,
+            Arc::new(definition),
+            &desired.map(|value| (0, wanted(value))).into_iter().collect(),
+        );
         key
     }
 
@@ -248,7 +252,7 @@ fn a_desired_value_that_the_device_has_is_not_written_and_another_is_once() {
     assert_eq!(sim.writes.iter().map(|(_, key, _)| key).collect::<Vec<_>>(), [&other]);
     for key in [&has, &other] {
         let outcome = sim.last(key).outcome.clone().unwrap();
-        assert_eq!((outcome.version.as_str(), outcome.refused), ("v5", None));
+        assert_eq!((outcome.version.as_str(), &outcome.refused), ("v5", &None));
     }
     // The same again, also with a new definition: nothing is written.
     sim.schedule.want(sim.now, &other, 0, Some(&wanted("5")));
@@ -370,7 +374,7 @@ fn a_state_is_told_again_in_its_cycle() {
     definition.state_cycle = CYCLE * 2;
     let key = definition.key.clone();
     sim.world.values.insert(key.clone(), 0);
-    sim.schedule.set(sim.now, Arc::new(definition), &[None]);
+    sim.schedule.set(sim.now, Arc::new(definition), &Wishes::new());
     sim.run(CYCLE * 21);
     assert!((9..=13).contains(&sim.states[&key].len()), "{:?}", sim.states[&key]);
 }

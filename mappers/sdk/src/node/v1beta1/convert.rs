@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value as JsonValue;
 use skerry_proto::dmi::v1beta1 as pb;
 
-use crate::definition::{Definition, Desired, Json, MethodDefinition, PropertyDefinition, take_deadband};
+use crate::definition::{Definition, Desired, Json, MethodDefinition, PropertyDefinition, Wishes, take_deadband};
 use crate::engine::Incoming;
 use crate::report::Report;
 use crate::{DataType, DeviceKey, Sample};
@@ -48,15 +48,16 @@ pub(super) fn device(device: &pb::Device, model: Option<&pb::DeviceModel>) -> In
         Json::new()
     });
     let known = model.and_then(|model| model.spec.as_ref()).map(|spec| spec.properties.as_slice()).unwrap_or_default();
-    let mut desired = Vec::new();
-    let mut properties = Vec::new();
-    for property in spec.properties {
+    let mut desired = Wishes::new();
+    let mut properties = Vec::with_capacity(spec.properties.len());
+    for (index, property) in spec.properties.into_iter().enumerate() {
         let wanted = property.desired.clone().filter(|desired| !desired.value.is_empty());
-        desired.push(wanted.map(|d| Desired { version: format!("v1beta1:{}", d.value), value: d.value }));
+        let wanted = wanted.map(|d| Desired { version: format!("v1beta1:{}", d.value), value: d.value });
+        desired.extend(wanted.map(|wanted| (index, wanted)));
         let name = property.name.clone();
         let of_model = known.iter().find(|known| known.name == name);
         let mut named = |words| trouble(format!("property {name}: {words}"));
-        properties.push(self::property(property, of_model, &mut named));
+        properties.push(Arc::new(self::property(property, of_model, &mut named)));
     }
     let methods = spec.methods.into_iter().map(|method| MethodDefinition {
         name: method.name,
@@ -66,7 +67,7 @@ pub(super) fn device(device: &pb::Device, model: Option<&pb::DeviceModel>) -> In
     let definition = Definition {
         key: key(&device.namespace, &device.name),
         model: spec.device_model_reference,
-        protocol_config,
+        protocol_config: protocol_config.into(),
         properties,
         methods: methods.collect(),
         state_cycle: milliseconds(device.status.as_ref().map_or(0, |status| status.report_cycle)),
@@ -96,19 +97,19 @@ fn property(
     let model = model.cloned().unwrap_or_default();
     let data_type = DataType::named(&model.r#type).unwrap_or(DataType::String);
     PropertyDefinition {
-        name: property.name,
-        description: model.description,
+        name: property.name.into(),
+        description: model.description.into(),
         data_type,
         writable: model.access_mode.eq_ignore_ascii_case("ReadWrite"),
-        minimum: model.minimum,
-        maximum: model.maximum,
-        unit: model.unit,
-        visitor_config,
+        minimum: model.minimum.into(),
+        maximum: model.maximum.into(),
+        unit: model.unit.into(),
+        visitor_config: visitor_config.into(),
         deadband,
         collect_cycle: milliseconds(property.collect_cycle),
         report_cycle: milliseconds(property.report_cycle),
         report_to_cloud: property.report_to_cloud,
-        push_method: property.push_method.map(push_method).unwrap_or_default(),
+        push_method: property.push_method.map(push_method).unwrap_or_default().into(),
     }
 }
 
@@ -212,7 +213,7 @@ fn unwrap(any: &prost_types::Any) -> Result<JsonValue, String> {
 /// The values of a device, as the node takes them; nothing when there is nothing to tell.
 pub(super) fn report(
     definition: &Arc<Definition>,
-    values: &[(usize, Report)],
+    values: &[(usize, Arc<Report>)],
 ) -> Option<pb::ReportDeviceStatusRequest> {
     let twins: Vec<_> = values
         .iter()
@@ -238,7 +239,11 @@ fn twin(property: &PropertyDefinition, report: &Report) -> Option<pb::Twin> {
     // Always there: KubeEdge's node fails without it.
     let wanted = report.outcome.as_ref().and_then(|outcome| outcome.version.strip_prefix("v1beta1:"));
     let observed = pb::TwinProperty { value: wanted.unwrap_or_default().to_owned(), metadata };
-    Some(pb::Twin { property_name: property.name.clone(), observed_desired: Some(observed), reported: Some(reported) })
+    Some(pb::Twin {
+        property_name: property.name.to_string(),
+        observed_desired: Some(observed),
+        reported: Some(reported),
+    })
 }
 
 /// A device with what was read of it now.
@@ -248,14 +253,14 @@ pub(super) fn show(device: &mut pb::Device, definition: &Arc<Definition>, sample
     let mut reports = vec![None; definition.properties.len()];
     for (index, sample) in samples {
         if let (Some(slot), Some(property)) = (reports.get_mut(index), definition.properties.get(index)) {
-            *slot = Some(Report::of(sample, property.data_type, now));
+            *slot = Some(Arc::new(Report::of(sample, property.data_type, now)));
         }
     }
     show_last(device, definition, &reports);
 }
 
 /// A device with what was read of it last.
-pub(super) fn show_last(device: &mut pb::Device, definition: &Arc<Definition>, reports: &[Option<Report>]) {
+pub(super) fn show_last(device: &mut pb::Device, definition: &Arc<Definition>, reports: &[Option<Arc<Report>>]) {
     let twins = definition.properties.iter().zip(reports);
     let twins = twins.filter_map(|(property, report)| twin(property, report.as_ref()?)).collect();
     let status = device.status.get_or_insert_default();
