@@ -163,7 +163,7 @@ impl Dmi {
         drop(managed);
         tasks.shutdown().await;
         if result.is_ok() {
-            status::tell_once(&node);
+            status::tell_once(&node).await;
             status::save_once(&node).await;
             let _ = tokio::time::timeout(FLUSH, node.outbox.flushed()).await;
         }

@@ -19,8 +19,8 @@ const TICK: Duration = Duration::from_millis(250);
 const FULL_LOOK: u32 = 4;
 /// Shortest time between two looks: what happens within is told together.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Devices at a time.
-const BATCH: usize = 256;
+/// Devices at a time: the fleet is locked meanwhile, and reports of mappers wait for it.
+const BATCH: usize = 32;
 
 /// Tells the cloud, until it is dropped.
 pub(crate) async fn tell(node: Arc<Node>) {
@@ -29,21 +29,38 @@ pub(crate) async fn tell(node: Arc<Node>) {
     let mut count: u32 = 0;
     loop {
         tokio::select! {
-            () = node.news.notified() => node.read_mut(|fleet, now| fleet.look(now)),
+            () = node.news.notified() => {}
             _ = ticks.tick() => {
                 count = count.wrapping_add(1);
-                node.read_mut(|fleet, now| if count.is_multiple_of(FULL_LOOK) { fleet.tick(now) } else { fleet.look(now) });
+                if count.is_multiple_of(FULL_LOOK) {
+                    look_at_all(&node).await;
+                }
                 node.metrics.mappers.set(node.read(|fleet, _| fleet.mapper_count()).try_into().unwrap_or(i64::MAX));
             }
         }
-        tell_once(&node);
+        while node.read_mut(|fleet, now| fleet.look(BATCH, now)) {
+            tokio::task::yield_now().await;
+        }
+        tell_once(&node).await;
         forget(&node).await;
         tokio::time::sleep(PAUSE).await;
     }
 }
 
+/// What follows from time alone.
+async fn look_at_all(node: &Node) {
+    let mut last = None;
+    loop {
+        last = node.read_mut(|fleet, now| fleet.tick_after(last.as_ref(), BATCH, now));
+        if last.is_none() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Puts what is due into the outbox.
-pub(crate) fn tell_once(node: &Node) {
+pub(crate) async fn tell_once(node: &Node) {
     loop {
         let due = node.read_mut(|fleet, now| fleet.take_statuses(now, BATCH));
         let all = due.len() < BATCH;
@@ -55,6 +72,7 @@ pub(crate) fn tell_once(node: &Node) {
         if all {
             break;
         }
+        tokio::task::yield_now().await;
     }
     for report in node.read_mut(|fleet, _| fleet.take_desired()) {
         let name = desired_name(&report.key.name, &report.property);

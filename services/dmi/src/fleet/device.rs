@@ -111,6 +111,8 @@ pub(crate) struct Device {
     urgent: bool,
     changed: bool,
     touched: bool,
+    /// A report may have changed more than the value: its quality, or whether the device has what is wanted.
+    pub(super) moved: bool,
     /// Something changed since the last checkpoint.
     pub(crate) unsaved: bool,
 }
@@ -132,6 +134,7 @@ impl Device {
             urgent: true,
             changed: true,
             touched: false,
+            moved: false,
             unsaved: false,
         };
         device.adopt_properties();
@@ -189,6 +192,7 @@ impl Device {
             self.changed |= is_new;
             self.touched = true;
         }
+        self.moved |= twin.told != Some(measured.quality) || twin.state.desired().is_some();
         self.unsaved = true;
         twin.state.report(measured);
         Ok(())
@@ -211,6 +215,7 @@ impl Device {
 
     /// An outcome of a desired value came.
     pub(crate) fn touch_outcome(&mut self) {
+        self.moved = true;
         self.unsaved = true;
     }
 
@@ -229,6 +234,7 @@ impl Device {
     /// shown has changed.
     pub(crate) fn look(&mut self, now: Now, mapper: conditions::MapperState<'_>) -> bool {
         let served = mapper.serves();
+        self.moved = false;
         let mut moved = false;
         for twin in self.twins.values_mut() {
             let quality = twin.state.quality(now, twin.spec.fresh_ms(), served);

@@ -20,6 +20,7 @@ mod show;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
 use skerry_common::Key;
@@ -135,20 +136,34 @@ impl Fleet {
 
     /// Looks what follows from time alone, at every device: values that are not fresh, conditions.
     pub(crate) fn tick(&mut self, now: Now) {
-        self.end_leases(now);
-        let keys: Vec<Key> = self.devices.keys().cloned().collect();
-        self.look.clear();
-        for key in keys {
-            self.look_at(&key, now);
+        let mut last = self.tick_after(None, usize::MAX, now);
+        while last.is_some() {
+            last = self.tick_after(last.as_ref(), usize::MAX, now);
         }
     }
 
-    /// As [`Fleet::tick`], for the devices that something happened to.
-    pub(crate) fn look(&mut self, now: Now) {
+    /// As [`Fleet::tick`], for so many devices after this one. Returns the last of them; nothing when there are no
+    /// more.
+    pub(crate) fn tick_after(&mut self, last: Option<&Key>, most: usize, now: Now) -> Option<Key> {
         self.end_leases(now);
-        for key in std::mem::take(&mut self.look) {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let keys: Vec<Key> =
+            self.devices.range((after, Bound::Unbounded)).take(most).map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            self.look.remove(key);
+            self.look_at(key, now);
+        }
+        keys.into_iter().next_back()
+    }
+
+    /// As [`Fleet::tick`], for so many of the devices that something happened to. Whether there are more.
+    pub(crate) fn look(&mut self, most: usize, now: Now) -> bool {
+        self.end_leases(now);
+        for _ in 0..most {
+            let Some(key) = self.look.pop_first() else { break };
             self.look_at(&key, now);
         }
+        !self.look.is_empty()
     }
 
     fn look_at(&mut self, key: &Key, now: Now) {

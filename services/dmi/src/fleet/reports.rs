@@ -98,7 +98,10 @@ impl Fleet {
                 refused.push((property, reason.to_owned()));
             }
         }
-        self.look.insert(key.clone());
+        // Most values are only newer ones, and nothing follows from them.
+        if device.moved {
+            self.look.insert(key.clone());
+        }
         self.changed(key);
         Ok(refused)
     }

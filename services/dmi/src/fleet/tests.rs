@@ -142,7 +142,7 @@ fn statuses_are_told_at_their_pace() {
     connect(&mut fleet, "m", Api::V1, at(0));
     let start = SETTLE_MS;
     let due = |fleet: &mut Fleet, mono: u64| {
-        fleet.look(at(mono));
+        fleet.look(10, at(mono));
         fleet.take_statuses(at(mono), 10).len()
     };
     fleet.tick(at(start));
@@ -179,7 +179,7 @@ fn statuses_are_told_at_their_pace() {
     fleet.set_connected(false);
     fleet.take_statuses(at(start + 90_000), 10);
     fleet.report(&id("m"), &key, vec![reading("7")], at(start + 95_000)).unwrap();
-    fleet.look(at(start + 95_000));
+    fleet.look(10, at(start + 95_000));
     fleet.take_statuses(at(start + 95_000), 10);
     fleet.report(&id("m"), &key, vec![reading("8")], at(start + 99_000)).unwrap();
     assert_eq!(due(&mut fleet, start + 110_000), 0);

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use skerry_common::Key;
 use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::mapper_message::Message as Up;
 use skerry_proto::dmi::v1::mappers_server::Mappers;
@@ -208,27 +207,27 @@ impl Session {
                 ack.refused.push(pb::Refusal { sequence, device, property, reason });
             }
         };
-        let mut batches: Vec<(Key, pb::DeviceValues)> = Vec::with_capacity(reports.devices.len());
         for device in reports.devices {
-            match convert::key(device.device.as_ref()) {
-                Ok(key) => batches.push((key, device)),
-                Err(reason) => refuse(device.device, String::new(), reason, device.values.len()),
+            let values = device.values.len();
+            let key = match convert::key(device.device.as_ref()) {
+                Ok(key) => key,
+                Err(reason) => {
+                    refuse(device.device, String::new(), reason, values);
+                    continue;
+                }
+            };
+            // Made before the fleet is locked, and locked for one device at a time: others wait for it.
+            let readings = device.values.into_iter().map(convert::reading).collect();
+            match self.node.read_mut(|fleet, now| fleet.report(&self.id, &key, readings, now)) {
+                Ok(refused) => {
+                    for (property, reason) in refused {
+                        refuse(Some(convert::to_key(&key)), property, reason, 1);
+                    }
+                }
+                Err(reason) => refuse(Some(convert::to_key(&key)), String::new(), reason, values),
             }
         }
-        self.node.change(|fleet, now| {
-            for (key, device) in batches {
-                let values = device.values.len();
-                let readings = device.values.into_iter().map(convert::reading).collect();
-                match fleet.report(&self.id, &key, readings, now) {
-                    Ok(refused) => {
-                        for (property, reason) in refused {
-                            refuse(Some(convert::to_key(&key)), property, reason, 1);
-                        }
-                    }
-                    Err(reason) => refuse(Some(convert::to_key(&key)), String::new(), reason, values),
-                }
-            }
-        });
+        self.node.news.notify_one();
         self.node.metrics.values.inc_by(count.saturating_sub(total) as u64);
         self.node.metrics.values_refused.inc_by(total as u64);
         Ok(ack)
