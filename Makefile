@@ -97,8 +97,8 @@ bench-edge: tools ## memory, processor time and size of a node's program; ARGS= 
 bench-restart: tools ## a restart of the agent without the cloud, 20 pods; ARGS= for others
 	$(BENCH_NODE) restart $(ARGS)
 
-bench-dmi: tools ## a thousand devices: calls of DMI v1beta1, values of streams, memory; ARGS= for others
-	$(BENCH)/bench-dmi $(ARGS)
+bench-dmi: tools ## a thousand devices: calls of DMI v1beta1, values of streams, memory, API writes; ARGS= for others
+	$(DIST_EDGE) && $(BENCH)/bench-dmi --program target/dist-edge/skerry $(ARGS)
 
 bench-wear: tools ## 3,000 pods through one node; ARGS= for others
 	$(BENCH_NODE) wear $(ARGS)

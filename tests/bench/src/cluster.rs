@@ -32,6 +32,8 @@ impl Ports {
 pub struct Cluster {
     /// The hub.
     pub hub: Process,
+    /// DeviceController, where there are devices.
+    pub devicecontroller: Option<Process>,
     /// The controllers of the embedded control plane.
     pub controllers: Process,
     /// EdgeController.
@@ -53,6 +55,18 @@ impl Cluster {
     /// # Errors
     /// When a process does not start in time; its log is named.
     pub async fn start(ports: Ports) -> anyhow::Result<Self> {
+        Self::begin(ports, false).await
+    }
+
+    /// As [`Cluster::start`], with DeviceController.
+    ///
+    /// # Errors
+    /// When a process does not start in time; its log is named.
+    pub async fn with_devices(ports: Ports) -> anyhow::Result<Self> {
+        Self::begin(ports, true).await
+    }
+
+    async fn begin(ports: Ports, devices: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         let binaries = binaries()?;
@@ -85,19 +99,38 @@ impl Cluster {
         let arguments = ["--kubeconfig", text(&kubeconfig)?, "--admin", &admin, "--log", "warn"];
         let controllers = Process::start(&binaries.join("skerry-controllers"), &arguments, path)?;
 
+        let mut sources = vec![SourceConfig::edgecontroller(vec![source])];
+        let mut devicecontroller = None;
+        if devices {
+            let (credentials, source) = (path.join("devicecontroller"), ports.at(3));
+            CredentialStore::open(&credentials)?.save(&service(&ca, "devicecontroller")?)?;
+            let config = serde_json::json!({
+                "listen": source, "webhook": ports.at(4), "credentials": credentials, "trustDomain": DOMAIN,
+            });
+            let file = path.join("devicecontroller.yaml");
+            std::fs::write(&file, config.to_string())?;
+            let (admin, config) = (ports.at(13), text(&file)?);
+            let kubeconfig = text(&kubeconfig)?;
+            let arguments = ["--config", config, "--kubeconfig", kubeconfig, "--admin", &admin, "--log", "warn"];
+            devicecontroller = Some(Process::start(&binaries.join("skerry-devicecontroller"), &arguments, path)?);
+            sources.push(SourceConfig::devicecontroller(vec![source]));
+        }
+
         let hub_address = ports.at(2);
-        let source = SourceConfig::edgecontroller(vec![source]);
+        let source = |source: &SourceConfig| {
+            serde_json::json!({
+                "name": source.name,
+                "addresses": source.addresses,
+                "kinds": source.kinds,
+                "reports": source.reports,
+            })
+        };
         let config = serde_json::json!({
             "name": "hub-0",
             "listen": hub_address,
             "credentials": hub_credentials,
             "trustDomain": DOMAIN,
-            "sources": [{
-                "name": source.name,
-                "addresses": source.addresses,
-                "kinds": source.kinds,
-                "reports": source.reports,
-            }],
+            "sources": sources.iter().map(source).collect::<Vec<_>>(),
             "registry": "edgecontroller",
         });
         let file = path.join("hub.yaml");
@@ -112,7 +145,7 @@ impl Cluster {
         }
         // The lanes to EdgeController connect within their first retries.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(Self { hub, controllers, edgecontroller, apiserver, client, ca, hub_address, folder })
+        Ok(Self { hub, devicecontroller, controllers, edgecontroller, apiserver, client, ca, hub_address, folder })
     }
 
     /// Credentials of a node, as clients take them.

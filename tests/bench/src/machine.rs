@@ -64,7 +64,7 @@ impl Machine {
             "cgroupRoot": containerd.cgroup_root(),
             // The disk of the machine is what it is: a full one is not what is measured.
             "node": { "evictionHard": {} },
-            "dmi": { "socket": data.join("dmi.sock") },
+            "dmi": { "socket": data.join("dmi.sock"), "mapperSocketDirs": [containerd.dir()] },
             "adminListen": format!("127.0.0.1:{admin_port}"),
             "kubeletListen": format!("127.0.0.1:{}", admin_port + 3),
         });
@@ -149,6 +149,11 @@ impl Machine {
     pub async fn waiting_reports(&self) -> Option<u64> {
         let mut edge = EdgeClient::new(Channel::unix(self.data.join("edgehub.sock")));
         Some(edge.get_status(GetStatusRequest {}).await.ok()?.into_inner().outbox)
+    }
+
+    /// The socket of mappers; their own are below the folder of the runtime.
+    pub fn dmi_socket(&self) -> PathBuf {
+        self.data.join("dmi.sock")
     }
 
     /// Where the agent keeps the files of pods.

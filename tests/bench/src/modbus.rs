@@ -114,14 +114,24 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
 /// What the devices were asked.
 #[derive(Debug, Default)]
 pub struct Asked {
-    requests: AtomicU64,
     rounds: AtomicU64,
+    most: AtomicU64,
 }
 
 impl Asked {
-    /// Requests, and those of them that were for the first register: reads of a whole device.
+    /// Reads of a whole unit that have ended, and the most requests that one of them had. A read begins at the
+    /// first register and ends with the next one.
     pub fn so_far(&self) -> (u64, u64) {
-        (self.requests.load(Ordering::Relaxed), self.rounds.load(Ordering::Relaxed))
+        (self.rounds.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed))
+    }
+
+    fn take(&self, running: &mut u64, first: u16) {
+        if first == 0 && *running > 0 {
+            self.rounds.fetch_add(1, Ordering::Relaxed);
+            self.most.fetch_max(*running, Ordering::Relaxed);
+            *running = 0;
+        }
+        *running += 1;
     }
 }
 
@@ -137,6 +147,8 @@ pub fn serve(listener: TcpListener, asked: Arc<Asked>) {
 async fn device(mut stream: TcpStream, asked: Arc<Asked>) -> Option<()> {
     let _ = stream.set_nodelay(true);
     let mut turn = 0_u16;
+    // Requests of the read that each unit is in.
+    let mut running = [0_u64; 256];
     loop {
         // Transaction, protocol, length, unit, function, address, count.
         let mut frame = [0_u8; 12];
@@ -146,8 +158,7 @@ async fn device(mut stream: TcpStream, asked: Arc<Asked>) -> Option<()> {
         if function != 3 || count > 125 {
             return None;
         }
-        asked.requests.fetch_add(1, Ordering::Relaxed);
-        asked.rounds.fetch_add(u64::from(first == 0), Ordering::Relaxed);
+        asked.take(running.get_mut(usize::from(unit))?, first);
         turn = turn.wrapping_add(1);
         let bytes = u8::try_from(2 * count).ok()?;
         let mut answer = vec![t1, t2, 0, 0];

@@ -47,6 +47,14 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
+    /// The most resident memory that it ever had, in KiB.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn peak_kib(&self) -> anyhow::Result<f64> {
+        self.status_kib("VmHWM:")
+    }
+
     /// The part of the resident memory that is not the program's own pages, in KiB.
     ///
     /// # Errors

@@ -1,60 +1,87 @@
-//! `make bench-dmi`: what one node takes from its mappers: calls of DMI v1beta1, values of the stream, memory,
-//! and what of it the cloud hears.
+//! `make bench-dmi`: what one node takes from its mappers, and what of it the cloud hears.
 //!
-//! dmi runs as shipped, as a process of its own; in the place of edgehub there is one of this process, which
-//! counts what would go up. Reports are paced above their target, so that the times are those of a busy node
-//! and not of one that is flooded.
+//! Two parts. `alone`: dmi as a process, with an edgehub of the benchmark's own; calls of v1beta1 and values of
+//! streams a second, how long each takes, processor time. `node`: the program that is shipped to nodes, on a real
+//! runtime, with the whole cloud beside it, under the same load; its memory, and every write that arrives in the
+//! API. The times are of `alone`, because in `node` API server, controllers and mappers of the same machine take
+//! the processors from the node; they are printed there too. Loads are paced a fifth above their targets: times
+//! of a flooded node say nothing.
+
+mod load;
+mod mapper;
+mod objects;
+mod writes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use serde_json::{Value, json};
+use clap::{Parser, ValueEnum};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::api::{Api, DynamicObject, PostParams};
+use serde_json::json;
+use skerry_bench::cluster::{Cluster, Ports};
 use skerry_bench::figures::{Figures, percentile};
+use skerry_bench::machine::Machine;
 use skerry_bench::proc::{Process, binaries};
 use skerry_bench::say;
 use skerry_common::kinds;
 use skerry_proto::dmi::v1;
-use skerry_proto::dmi::v1::mapper_message::Message as Up;
-use skerry_proto::dmi::v1::mappers_client::MappersClient;
-use skerry_proto::dmi::v1::node_message::Message as Down;
-use skerry_proto::dmi::v1beta1 as beta;
-use skerry_proto::dmi::v1beta1::device_manager_service_client::DeviceManagerServiceClient;
 use skerry_rpc::Channel;
 use skerry_test_support::Hub;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 
-/// Properties of a device.
-const PROPERTIES: u64 = 10;
-/// How often a paced sender looks what is due.
-const PACE: Duration = Duration::from_millis(2);
-/// Calls of one mapper at a time.
-const CALLS: usize = 8;
-/// Values in one message of a stream.
-const BATCH: u64 = 200;
-/// The coalescing time of statuses, dmi's default, in seconds.
-const STATUS_SECONDS: f64 = 10.0;
+use load::{Load, Measured};
+use objects::{MODEL, NAMESPACE, Plant, name};
+use writes::Writes;
+
+/// First port of the cloud, and of the node.
+const PORTS: u16 = 22_600;
+const NODE_PORT: u16 = 22_650;
+/// Name of the node.
+const NODE: &str = "bench-node";
+/// The least that is reported in a second.
+const CALLS: f64 = 10_000.0;
+const VALUES: f64 = 100_000.0;
+/// The most that one may take, milliseconds.
+const P99: f64 = 5.0;
+/// What the node may have, megabytes.
+const MEMORY: f64 = 60.0;
+/// Writes of the values of one device are ten seconds apart; the time of a write varies a little.
+const GAP: Duration = Duration::from_millis(9_500);
+/// What is new at the start goes up at once; it is settled after so long.
+const WARM: Duration = Duration::from_secs(12);
 /// How long the node may take to know its devices.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Objects that are created at a time.
+const AT_A_TIME: usize = 16;
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Alone,
+    Node,
+}
+
+/// Measures devices on one node.
 #[derive(Parser)]
 struct Args {
-    /// The program to measure; beside this one when not given
+    /// Parts to run; all without
+    #[arg(long, value_enum)]
+    part: Vec<Part>,
+    /// The program of nodes; the one beside this benchmark without
     #[arg(long)]
     program: Option<PathBuf>,
+    /// dmi as a program of its own; the one beside this benchmark without
+    #[arg(long)]
+    dmi: Option<PathBuf>,
     /// Devices of the node
     #[arg(long, default_value_t = 1000)]
     devices: u64,
     /// Mappers of each interface
     #[arg(long, default_value_t = 10)]
     mappers: u64,
-    /// Seconds of each part
+    /// Seconds over which each load is measured
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// Calls of v1beta1 in a second
@@ -65,304 +92,178 @@ struct Args {
     values: u64,
 }
 
-/// What a part has measured.
-#[derive(Debug, Default)]
-struct Part {
-    done: u64,
-    refused: u64,
-    seconds: f64,
-    millis: Vec<f64>,
-}
-
-impl Part {
-    fn add(&mut self, other: Self) {
-        self.done += other.done;
-        self.refused += other.refused;
-        self.seconds = self.seconds.max(other.seconds);
-        self.millis.extend(other.millis);
+impl Args {
+    fn plant(&self) -> Plant {
+        Plant { devices: self.devices, mappers: self.mappers.max(1) }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a count of this size is exact")]
-    fn rate(&self) -> f64 {
-        self.done as f64 / self.seconds
+    fn load(&self, socket: &Path, folder: &Path, rate: u64, warm: Duration) -> Load {
+        let (socket, folder) = (socket.to_owned(), folder.to_owned());
+        Load { socket, folder, plant: self.plant(), rate, warm, lasts: Duration::from_secs(self.seconds) }
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    skerry_bench::exit(skerry_bench::run(bench(Args::parse())))
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
+async fn bench(args: Args) -> anyhow::Result<()> {
+    let mut figures = Figures::default();
+    let wanted = |part| args.part.is_empty() || args.part.contains(&part);
+    if wanted(Part::Alone) {
+        alone(&args, &mut figures).await?;
+    }
+    if wanted(Part::Node) {
+        node(&args, &mut figures).await?;
+    }
+    figures.verdict()
+}
+
+async fn alone(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let hub_socket = dir.path().join("edgehub.sock");
     let (hub, _trigger) = Hub::start_at(&hub_socket).await;
     hub.put(kinds::LINK, "", "link", json!({ "connected": true }));
     for device in 0..args.devices {
-        let protocol = protocol(device, &args);
-        hub.put(kinds::DEVICE, "plant", &name(device), object(device, &protocol));
+        let mut object = args.plant().device(device, NODE);
+        object["metadata"]["uid"] = format!("uid-{device}").into();
+        object["metadata"]["generation"] = 1.into();
+        hub.put(kinds::DEVICE, NAMESPACE, &name(device), object);
     }
-    hub.put(kinds::DEVICE_MODEL, "plant", "gauge", model());
-    let socket = dir.path().join("dmi.sock");
-    let config = dir.path().join("dmi.yaml");
+    hub.put(kinds::DEVICE_MODEL, NAMESPACE, MODEL, objects::model());
+    let (socket, config) = (dir.path().join("dmi.sock"), dir.path().join("dmi.yaml"));
     let settings = json!({
-        "nodeName": "bench", "store": dir.path().join("store"), "edgehub": hub_socket,
+        "nodeName": NODE, "store": dir.path().join("store"), "edgehub": hub_socket,
         "dmi": { "socket": socket, "mapperSocketDirs": [dir.path()] },
     });
     std::fs::write(&config, settings.to_string())?;
-    let program = match &args.program {
+    let program = match &args.dmi {
         Some(program) => program.clone(),
         None => binaries()?.join("skerry-dmi"),
     };
     let config = config.to_str().context("a path is text")?;
-    let process = Process::start(&program, &["--config", config, "--admin", "127.0.0.1:0"], dir.path())?;
-    let mut figures = Figures::default();
-    known(&socket, &args).await?;
-    figures.info("resident memory, devices known", process.resident_kib()? / 1024.0, "MiB");
-
-    let cpu = process.cpu_seconds()?;
-    let mut calls =
-        every(&args, |mapper| unary(socket.clone(), dir.path().join(format!("m{mapper}.sock")), mapper, &args)).await?;
-    say(&format!("{} calls, {} refused", calls.done, calls.refused));
-    figures.at_least("v1beta1 reports", calls.rate(), "/s", 10_000.0);
-    figures.info("v1beta1 reports p50", percentile(&mut calls.millis, 0.5), "ms");
-    figures.at_most("v1beta1 reports p99", percentile(&mut calls.millis, 0.99), "ms", 5.0);
-    figures.info("processor time of v1beta1 reports", (process.cpu_seconds()? - cpu) / calls.seconds, "cores");
-
-    let cpu = process.cpu_seconds()?;
-    let mut values = every(&args, |mapper| stream(socket.clone(), mapper, &args)).await?;
-    say(&format!("{} values, {} refused", values.done, values.refused));
-    figures.at_least("stream values", values.rate(), "/s", 100_000.0);
-    figures.info("stream ack p50", percentile(&mut values.millis, 0.5), "ms");
-    figures.at_most("stream ack p99", percentile(&mut values.millis, 0.99), "ms", 5.0);
-    figures.info("processor time of stream values", (process.cpu_seconds()? - cpu) / values.seconds, "cores");
-    figures.at_most("refused", (calls.refused + values.refused) as f64, "values", 0.0);
-
-    figures.at_most("resident memory", process.resident_kib()? / 1024.0, "MiB", 60.0);
-    // At once: the start, a first value, a state or condition of each of the two mappers; then the pace.
-    let paced = (calls.seconds + values.seconds) / STATUS_SECONDS + 12.0;
-    let told = hub.received(kinds::DEVICE_STATUS).len() as f64 / args.devices as f64;
-    figures.at_most("statuses of a device", told, "", paced);
-    figures.verdict()
+    let dmi = Process::start(&program, &["--config", config, "--admin", "127.0.0.1:0"], dir.path())?;
+    say(&format!("dmi alone: {} devices", args.devices));
+    known(&socket, args.devices).await?;
+    figures.info("dmi alone: memory with its devices", dmi.resident_kib()? * 1.024e-3, "MB");
+    for calls in [true, false] {
+        say(&format!("dmi alone: {} for {} s", if calls { "calls" } else { "streams" }, args.seconds));
+        let warm = Duration::from_secs(3);
+        let load = args.load(&socket, dir.path(), if calls { args.calls } else { args.values }, warm);
+        let (cpu, begun) = (dmi.cpu_seconds()?, Instant::now());
+        let measured = if calls { load::calls(&load).await? } else { load::streams(&load).await? };
+        let cores = (dmi.cpu_seconds()? - cpu) / begun.elapsed().as_secs_f64();
+        show(figures, "dmi alone", calls, measured, true);
+        figures.info(&format!("dmi alone: processor of {}", kind(calls)), cores, "cores");
+    }
+    figures.info("dmi alone: memory under load", dmi.resident_kib()? * 1.024e-3, "MB");
+    Ok(())
 }
 
-fn name(device: u64) -> String {
-    format!("gauge-{device}")
+async fn node(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
+    say("node: starting the cloud and a node");
+    let cluster = Cluster::with_devices(Ports(PORTS)).await?;
+    let program = args.program.clone().map_or_else(Machine::shipped, Ok)?;
+    let machine = Machine::start(&cluster, NODE, NODE_PORT, &program).await?;
+    let measured = on(args, &cluster, &machine, figures).await;
+    if measured.is_err() {
+        say(&format!("the node's log ends with:\n{}", machine.log()));
+    }
+    measured
 }
 
-/// The first half of the devices is of mappers of v1beta1, the other of streams.
-fn protocol(device: u64, args: &Args) -> String {
-    let kind = if device < args.devices / 2 { "beta" } else { "stream" };
-    format!("{kind}-{}", device % args.mappers)
+async fn on(args: &Args, cluster: &Cluster, machine: &Machine, figures: &mut Figures) -> anyhow::Result<()> {
+    say(&format!("node: creating {} devices", args.devices));
+    create(args, &cluster.client).await?;
+    let socket = machine.dmi_socket();
+    known(&socket, args.devices).await?;
+    let agent = machine.agent()?;
+    figures.info("node: memory with its devices", agent.resident_kib()? * 1.024e-3, "MB");
+    let mut most: f64 = 0.0;
+    for calls in [true, false] {
+        say(&format!("node: {} for {} s, after {} s", kind(calls), args.seconds, WARM.as_secs()));
+        let load = args.load(&socket, machine.containerd.dir(), if calls { args.calls } else { args.values }, WARM);
+        let statuses = Writes::watch(&cluster.client, "DeviceStatus", "devicestatuses").await?;
+        let devices = Writes::watch(&cluster.client, "Device", "devices").await?;
+        let settled = async {
+            tokio::time::sleep(WARM).await;
+            statuses.begin();
+            devices.begin();
+        };
+        let cpu = async {
+            tokio::time::sleep(WARM).await;
+            agent.cpu_share(Duration::from_secs(args.seconds)).await
+        };
+        let work = async { if calls { load::calls(&load).await } else { load::streams(&load).await } };
+        let (measured, (), cores) = tokio::join!(work, settled, cpu);
+        most = most.max(agent.resident_kib()? * 1.024e-3);
+        let measured = measured?;
+        show(figures, "node", calls, measured, false);
+        figures.info(&format!("node: processor of {}", kind(calls)), cores?, "cores");
+        let (written, soon) = statuses.count(GAP).await?;
+        figures.info(&format!("node: statuses written during {}", kind(calls)), written as f64, "writes");
+        let name = format!("node: statuses written sooner than the pace during {}", kind(calls));
+        figures.at_most(&name, soon as f64, "writes", 0.0);
+        let (written, _) = devices.count(GAP).await?;
+        figures.at_most(&format!("node: Devices written during {}", kind(calls)), written as f64, "writes", 0.0);
+    }
+    figures.at_most("node: memory under load", most, "MB", MEMORY);
+    Ok(())
 }
 
-fn devices(kind: &str, mapper: u64, args: &Args) -> Vec<u64> {
-    (0..args.devices).filter(|device| protocol(*device, args) == format!("{kind}-{mapper}")).collect()
+fn kind(calls: bool) -> &'static str {
+    if calls { "v1beta1 calls" } else { "stream values" }
 }
 
-fn model() -> Value {
-    let property = |n| json!({ "name": format!("p{n}"), "type": "DOUBLE", "accessMode": "ReadOnly" });
-    json!({ "metadata": { "uid": "model" }, "spec": { "properties": (0..PROPERTIES).map(property).collect::<Vec<_>>() } })
+fn show(figures: &mut Figures, of: &str, calls: bool, mut measured: Measured, timed: bool) {
+    let target = if calls { CALLS } else { VALUES };
+    figures.at_least(&format!("{of}: {}", kind(calls)), measured.rate(), "/s", target);
+    figures.at_most(&format!("{of}: {} refused", kind(calls)), measured.refused as f64, "", 0.0);
+    let what = if calls { "v1beta1 call" } else { "stream ack" };
+    figures.info(&format!("{of}: {what} p50"), percentile(&mut measured.millis, 0.5), "ms");
+    let (name, p99) = (format!("{of}: {what} p99"), percentile(&mut measured.millis, 0.99));
+    if timed {
+        figures.at_most(&name, p99, "ms", P99);
+    } else {
+        figures.info(&name, p99, "ms");
+    }
+    figures.info(&format!("{of}: {what} longest"), percentile(&mut measured.millis, 1.0), "ms");
 }
 
-fn object(device: u64, protocol: &str) -> Value {
-    let property = |n| {
-        json!({ "name": format!("p{n}"), "reportToCloud": true, "collectCycle": 1000, "reportCycle": 1000,
-            "visitors": { "protocolName": protocol, "configData": { "register": "HoldingRegister", "offset": n, "scale": 0.1 } } })
+async fn create(args: &Args, client: &kube::Client) -> anyhow::Result<()> {
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    namespaces.create(&PostParams::default(), &serde_json::from_value(namespace)?).await?;
+    let models = writes::resource("DeviceModel", "devicemodels");
+    let models: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &models);
+    models.create(&PostParams::default(), &serde_json::from_value(objects::model())?).await?;
+    let devices = writes::resource("Device", "devices");
+    let devices: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &devices);
+    let create = |device| {
+        let (devices, object) = (devices.clone(), args.plant().device(device, NODE));
+        async move {
+            devices.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+            anyhow::Ok(())
+        }
     };
-    json!({
-        "metadata": { "uid": format!("uid-{device}"), "generation": 1 },
-        "spec": {
-            "deviceModelRef": { "name": "gauge" }, "nodeName": "bench",
-            "protocol": { "protocolName": protocol, "configData": { "address": "10.0.0.1:502", "unit": device % 250 } },
-            "properties": (0..PROPERTIES).map(property).collect::<Vec<_>>(),
-        },
-    })
+    stream::iter(0..args.devices).map(create).buffer_unordered(AT_A_TIME).try_collect::<()>().await
 }
 
 /// Waits until the node knows all its devices.
-async fn known(socket: &Path, args: &Args) -> anyhow::Result<()> {
-    let started = Instant::now();
-    loop {
-        let channel = Channel::unix(socket);
-        let mut client = v1::devices_client::DevicesClient::new(channel).max_decoding_message_size(64 << 20);
-        let request = v1::GetDeviceRequest {
-            device: Some(v1::DeviceKey { namespace: "plant".into(), name: name(args.devices.saturating_sub(1)) }),
-        };
-        match client.get_device(request).await {
-            Ok(_) => return Ok(()),
-            Err(error) if started.elapsed() > PATIENCE => {
-                return Err(error).context("the node does not know its devices");
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// Runs a part with all its mappers.
-async fn every<F>(args: &Args, part: impl Fn(u64) -> F) -> anyhow::Result<Part>
-where
-    F: Future<Output = anyhow::Result<Part>> + Send + 'static,
-{
-    let mut tasks = JoinSet::new();
-    for mapper in 0..args.mappers {
-        tasks.spawn(part(mapper));
-    }
-    let mut sum = Part::default();
-    while let Some(done) = tasks.join_next().await {
-        sum.add(done??);
-    }
-    Ok(sum)
-}
-
-/// What is due after a time, at a rate.
-fn due(started: Instant, per_second: u64) -> u64 {
-    let passed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    passed.saturating_mul(per_second) / 1_000_000
-}
-
-fn unary(
-    socket: PathBuf,
-    address: PathBuf,
-    mapper: u64,
-    args: &Args,
-) -> impl Future<Output = anyhow::Result<Part>> + Send + 'static {
-    let own: Arc<[u64]> = devices("beta", mapper, args).into();
-    let (rate, lasts) = (args.calls / args.mappers / CALLS as u64, Duration::from_secs(args.seconds));
-    async move {
-        let channel = Channel::unix(&socket);
-        let info = beta::MapperInfo {
-            name: format!("beta-{mapper}"),
-            protocol: format!("beta-{mapper}"),
-            address: address.to_str().context("a path is text")?.as_bytes().to_vec(),
-            ..Default::default()
-        };
-        // Nobody calls back: the mapper is heard, which is enough.
-        let request = beta::MapperRegisterRequest { with_data: true, mapper: Some(info) };
-        let mut client = DeviceManagerServiceClient::new(channel).max_decoding_message_size(4 << 20);
-        let answer = client.mapper_register(request).await?.into_inner();
-        anyhow::ensure!(answer.device_list.len() == own.len(), "{} devices came", answer.device_list.len());
-        let mut lanes = JoinSet::new();
-        for lane in 0..CALLS as u64 {
-            let (mut client, own) = (client.clone(), Arc::clone(&own));
-            lanes.spawn(async move {
-                let (mut part, started) = (Part::default(), Instant::now());
-                let mut sent = lane;
-                while started.elapsed() < lasts {
-                    if part.done + part.refused >= due(started, rate) {
-                        tokio::time::sleep(PACE).await;
-                        continue;
-                    }
-                    sent += CALLS as u64;
-                    let at = usize::try_from(sent / PROPERTIES).unwrap_or_default() % own.len().max(1);
-                    let device = own.get(at).copied().unwrap_or_default();
-                    let before = Instant::now();
-                    match client.report_device_status(report(device, sent)).await {
-                        Ok(_) => part.done += 1,
-                        Err(_) => part.refused += 1,
-                    }
-                    part.millis.push(before.elapsed().as_secs_f64() * 1000.0);
-                }
-                part.seconds = started.elapsed().as_secs_f64();
-                part
-            });
-        }
-        let mut sum = Part::default();
-        while let Some(part) = lanes.join_next().await {
-            sum.add(part?);
-        }
-        Ok(sum)
-    }
-}
-
-fn report(device: u64, sent: u64) -> beta::ReportDeviceStatusRequest {
-    let value = beta::TwinProperty { value: format!("{}.5", sent % 1000), ..Default::default() };
-    let twin = beta::Twin {
-        property_name: format!("p{}", sent % PROPERTIES),
-        observed_desired: Some(beta::TwinProperty::default()),
-        reported: Some(value),
-    };
-    beta::ReportDeviceStatusRequest {
-        device_name: name(device),
-        device_namespace: "plant".into(),
-        reported_device: Some(beta::DeviceStatus { twins: vec![twin], ..Default::default() }),
-    }
-}
-
-fn stream(socket: PathBuf, mapper: u64, args: &Args) -> impl Future<Output = anyhow::Result<Part>> + Send + 'static {
-    let own = devices("stream", mapper, args);
-    let (rate, lasts) = (args.values / args.mappers, Duration::from_secs(args.seconds));
-    async move {
-        let (send, queue) = mpsc::channel(64);
-        let who = format!("stream-{mapper}");
-        let hello = v1::Hello { name: who.clone(), protocol: who, ..Default::default() };
-        send.send(v1::MapperMessage { message: Some(Up::Hello(hello)) }).await?;
-        let mut client = MappersClient::new(Channel::unix(&socket)).max_decoding_message_size(4 << 20);
-        let mut incoming = client.connect(ReceiverStream::new(queue)).await?.into_inner();
+async fn known(socket: &Path, devices: u64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    for device in (0..devices).rev() {
+        let key = v1::DeviceKey { namespace: NAMESPACE.into(), name: name(device) };
         loop {
-            match incoming.message().await?.and_then(|message| message.message) {
-                Some(Down::AllSent(_)) => break,
-                Some(Down::Device(device)) => {
-                    let applied = v1::Applied { device: device.key, version: device.version, error: String::new() };
-                    send.send(v1::MapperMessage { message: Some(Up::Applied(applied)) }).await?;
+            let mut client = v1::devices_client::DevicesClient::new(Channel::unix(socket));
+            match client.get_device(v1::GetDeviceRequest { device: Some(key.clone()) }).await {
+                Ok(_) => break,
+                Err(error) if begun.elapsed() > PATIENCE => {
+                    return Err(error).context("the node does not know its devices");
                 }
-                Some(_) => {}
-                None => anyhow::bail!("the stream ended"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        let (mut part, started) = (Part::default(), Instant::now());
-        let mut sequence = 0;
-        while started.elapsed() < lasts {
-            if part.done + part.refused >= due(started, rate) {
-                tokio::time::sleep(PACE).await;
-                continue;
-            }
-            sequence += 1;
-            let before = Instant::now();
-            let reports = batch(&own, sequence);
-            send.send(v1::MapperMessage { message: Some(Up::Reports(reports)) }).await?;
-            loop {
-                match incoming.message().await?.and_then(|message| message.message) {
-                    Some(Down::Ack(ack)) => {
-                        let refused = ack.refused.len() as u64;
-                        part.refused += refused;
-                        part.done += BATCH - refused.min(BATCH);
-                        break;
-                    }
-                    Some(_) => {}
-                    None => anyhow::bail!("the stream ended"),
-                }
-            }
-            part.millis.push(before.elapsed().as_secs_f64() * 1000.0);
-        }
-        part.seconds = started.elapsed().as_secs_f64();
-        Ok(part)
     }
-}
-
-fn batch(own: &[u64], sequence: u64) -> v1::Reports {
-    let per_batch = BATCH / PROPERTIES;
-    let devices = (0..per_batch).map(|n| {
-        let at = usize::try_from(sequence * per_batch + n).unwrap_or_default() % own.len().max(1);
-        let value = |property| v1::Value {
-            property: format!("p{property}"),
-            value: Some(v1::value::Value::Number((sequence % 1000) as f64 + 0.25)),
-            quality: v1::Quality::Good.into(),
-            ..Default::default()
-        };
-        v1::DeviceValues {
-            device: Some(v1::DeviceKey {
-                namespace: "plant".into(),
-                name: name(own.get(at).copied().unwrap_or_default()),
-            }),
-            values: (0..PROPERTIES).map(value).collect(),
-        }
-    });
-    v1::Reports { sequence, devices: devices.collect() }
+    Ok(())
 }
