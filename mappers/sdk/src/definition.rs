@@ -138,6 +138,13 @@ impl Definition {
         self.properties.iter().position(|property| *property.name == *name)
     }
 
+    /// As [`Definition::position`], where it is most likely at `index`: another version of a device has most of its
+    /// properties where they were, and looking for each among thousands would hold up the others.
+    pub(crate) fn position_near(&self, index: usize, name: &str) -> Option<usize> {
+        let there = self.properties.get(index).is_some_and(|property| *property.name == *name);
+        if there { Some(index) } else { self.position(name) }
+    }
+
     /// With one more property, readable and writable, read and reported each second.
     #[must_use]
     pub fn property(mut self, name: &str, data_type: DataType, visitor_config: serde_json::Value) -> Self {

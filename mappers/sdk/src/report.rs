@@ -139,8 +139,8 @@ impl Outbox {
         let mut held = self.lock();
         let mut slots = vec![Slot::default(); definition.properties.len()];
         let old = held.devices.remove(&definition.key);
-        for (property, slot) in definition.properties.iter().zip(&mut slots) {
-            let old = old.as_ref().and_then(|old| old.slots.get(old.definition.position(&property.name)?));
+        for (index, (property, slot)) in definition.properties.iter().zip(&mut slots).enumerate() {
+            let old = old.as_ref().and_then(|old| old.slots.get(old.definition.position_near(index, &property.name)?));
             if let Some(old) = old {
                 slot.clone_from(old);
             }

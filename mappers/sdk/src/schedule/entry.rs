@@ -89,8 +89,8 @@ impl Entry {
     /// Takes over what is known of the device as it was described before.
     pub(super) fn inherit(&mut self, old: &mut Self) {
         self.state = old.state.take();
-        for (property, point) in self.definition.properties.iter().zip(&mut self.points) {
-            let at = old.definition.position(&property.name);
+        for (index, (property, point)) in self.definition.properties.iter().zip(&mut self.points).enumerate() {
+            let at = old.definition.position_near(index, &property.name);
             if let Some(old) = at.and_then(|at| old.points.get_mut(at)) {
                 point.wanted = old.wanted.take();
                 point.last = old.last.take();

@@ -125,10 +125,7 @@ async fn alone(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
     let (hub, _trigger) = Hub::start_at(&hub_socket).await;
     hub.put(kinds::LINK, "", "link", json!({ "connected": true }));
     for device in 0..args.devices {
-        let mut object = args.plant().device(device, NODE);
-        object["metadata"]["uid"] = format!("uid-{device}").into();
-        object["metadata"]["generation"] = 1.into();
-        hub.put(kinds::DEVICE, NAMESPACE, &name(device), object);
+        hub.put(kinds::DEVICE, NAMESPACE, &name(device), args.plant().device(device, NODE));
     }
     hub.put(kinds::DEVICE_MODEL, NAMESPACE, MODEL, objects::model());
     let (socket, config) = (dir.path().join("dmi.sock"), dir.path().join("dmi.yaml"));

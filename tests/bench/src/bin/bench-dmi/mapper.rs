@@ -11,16 +11,18 @@ use tonic::{Request, Response, Status};
 
 /// A mapper's own socket, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Called(drain::Trigger);
+pub(crate) struct Called {
+    _stop: drain::Trigger,
+}
 
 impl Called {
     pub(crate) async fn listen(socket: &Path) -> anyhow::Result<Self> {
         let listen = Listen::Unix { path: socket.to_owned(), mode: 0o600 };
         let policy = Policy::new().allow("v1beta1.DeviceMapperService", &[Caller::Local]);
         let bound = Server::bind(ServerConfig::new("mapper", listen, policy).limits(ServerLimits::local())).await?;
-        let (stop, watch) = drain::channel(Duration::from_secs(1));
+        let (_stop, watch) = drain::channel(Duration::from_secs(1));
         tokio::spawn(bound.serve(tonic::service::Routes::new(DeviceMapperServiceServer::new(Service)), watch));
-        Ok(Self(stop))
+        Ok(Self { _stop })
     }
 }
 

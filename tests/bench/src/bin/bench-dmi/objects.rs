@@ -41,7 +41,10 @@ impl Plant {
         };
         json!({
             "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
-            "metadata": { "name": name(device), "namespace": NAMESPACE },
+            // The API gives a uid and a generation of its own; an edgehub without it needs these.
+            "metadata": {
+                "name": name(device), "namespace": NAMESPACE, "uid": format!("uid-{device}"), "generation": 1,
+            },
             "spec": {
                 "deviceModelRef": { "name": MODEL }, "nodeName": node,
                 "protocol": { "protocolName": protocol,
@@ -57,7 +60,7 @@ pub(crate) fn model() -> Value {
     let property = |n| json!({ "name": format!("p{n}"), "type": "DOUBLE", "accessMode": "ReadOnly" });
     json!({
         "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
-        "metadata": { "name": MODEL, "namespace": NAMESPACE },
+        "metadata": { "name": MODEL, "namespace": NAMESPACE, "uid": "uid-model", "generation": 1 },
         "spec": { "properties": (0..PROPERTIES).map(property).collect::<Vec<_>>() },
     })
 }
