@@ -34,6 +34,7 @@ use crate::events::{Kind, Subject};
 use crate::images;
 use crate::probe::{Prober, Results};
 use crate::runtime::observe::Observer;
+use crate::starts::Slot;
 use crate::static_pods;
 use crate::volumes::PodDir;
 
@@ -87,6 +88,8 @@ pub(crate) struct Worker {
     /// When containers must have ended, and the grace that led to it.
     end: Option<(Instant, i64)>,
     references: u64,
+    /// Held while the pod gets its volumes and its sandbox.
+    slot: Option<Slot>,
 }
 
 impl Worker {
@@ -114,6 +117,7 @@ impl Worker {
             failed: None,
             end: None,
             references: 0,
+            slot: None,
         };
         let shared = Arc::clone(&worker.context);
         tasks.spawn(async move {
@@ -165,6 +169,7 @@ impl Worker {
             }
             if plan.steps.is_empty() {
                 turns = 0;
+                self.slot = None;
                 let wake = self.age_pull_errors(&control.pod, now);
                 let latest = now.saturating_add(millis(LOOK_ANYWAY));
                 self.rest(plan.wake_at.into_iter().chain(wake).min().unwrap_or(latest).min(latest)).await;
@@ -174,6 +179,11 @@ impl Worker {
             if turns > MAX_TURNS {
                 turns = 0;
                 self.rest(now.saturating_add(millis(LOOK_AGAIN))).await;
+            }
+            if seen.ready_sandbox().is_some() || !plan.steps.iter().any(Step::begins_pod) {
+                self.slot = None;
+            } else if !self.until_slot().await {
+                continue;
             }
             if self.perform(&control, &seen, &plan).await {
                 return;
@@ -231,6 +241,17 @@ impl Worker {
             self.context.events.record(&Subject::pod(&control.pod), kind, &failure.reason, &failure.message);
         }
         (failure, wake)
+    }
+
+    /// Waits until the pod may begin; false when it should be looked at again before.
+    async fn until_slot(&mut self) -> bool {
+        if self.slot.is_none() {
+            tokio::select! {
+                slot = self.context.starts.slot() => self.slot = slot,
+                Ok(()) = self.control.changed() => self.control.mark_changed(),
+            }
+        }
+        self.slot.is_some()
     }
 
     /// Performs the steps of a plan; true when the pod is finished.

@@ -164,7 +164,7 @@ async fn create_sandbox(context: &Arc<Context>, pod: &Pod, memory: &mut Memory, 
             }
             context.events.record(&Subject::pod(pod), Kind::Warning, reason, &message);
         }
-        let _place = context.starts.sandbox().await.ok_or_else(|| Status::cancelled("stopping"))?;
+        let _place = context.starts.place().await.ok_or_else(|| Status::cancelled("stopping"))?;
         let config = context.sandbox_config(pod, attempt, &host_dns);
         std::fs::create_dir_all(&config.log_directory)
             .map_err(|e| Status::internal(format!("{}: {e}", config.log_directory)))?;

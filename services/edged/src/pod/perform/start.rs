@@ -78,7 +78,7 @@ pub(super) async fn start(
             return failed(memory, Waiting::new("CreateContainerConfigError", message), RETRY);
         }
     };
-    let Some(place) = context.starts.container().await else { return Done::Failed };
+    let Some(place) = context.starts.place().await else { return Done::Failed };
     // A call that is given up may still have its effect, after everything else was cleaned.
     committed.store(true, Ordering::Relaxed);
     let id = match context.cri.create_container(sandbox_id, config, sandbox).await {
@@ -121,7 +121,7 @@ pub(super) async fn start_created(
     memory: &mut Memory,
     created: Created<'_>,
 ) -> Done {
-    let Some(place) = context.starts.container().await else { return Done::Failed };
+    let Some(place) = context.starts.place().await else { return Done::Failed };
     created.committed.store(true, Ordering::Relaxed);
     if let Err(status) = context.cri.start_container(created.id).await {
         context.metrics.runtime_errors.inc();

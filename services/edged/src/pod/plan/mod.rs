@@ -96,6 +96,11 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Whether a pod without a sandbox waits for a slot to do it.
+    pub(crate) fn begins_pod(&self) -> bool {
+        matches!(self, Self::PrepareVolumes | Self::CreateSandbox { .. })
+    }
+
     /// Whether it starts a container.
     pub(crate) fn is_start(&self) -> bool {
         matches!(self, Self::StartContainer { .. } | Self::StartCreated { .. })
