@@ -2,9 +2,9 @@
 //!
 //! Decided again for each read from the configuration, because it is a few comparisons and no state can go stale.
 
-use skerry_mapper_sdk::DataType;
+use skerry_mapper_sdk::{ConfigError, DataType};
 
-use crate::config::{BitRange, ConfigError, Declared, VisitorConfig};
+use crate::config::{BitRange, Declared, VisitorConfig};
 use crate::plan::{Limits, Span};
 
 /// Registers that are one number, at most.

@@ -18,9 +18,7 @@ mod rtu;
 mod scale;
 mod tcp;
 
-pub use config::{
-    BitRange, ConfigError, Declared, Endpoint, Parity, ProtocolConfig, SerialConfig, VisitorConfig, WriteFunction,
-};
+pub use config::{BitRange, Declared, Endpoint, Parity, ProtocolConfig, SerialConfig, VisitorConfig, WriteFunction};
 pub use driver::{Connection, Modbus, Unit};
 pub use plan::{Hole, Kind, Limits};
 pub use scale::Scale;

@@ -3,7 +3,7 @@
 //! A scale is meant in decimals, and 0.1 is no binary number: it is kept as a fraction of whole numbers, so
 //! that 3 with a scale of 0.1 is 0.3 and not 0.30000000000000004. Whole numbers stay exact.
 
-use crate::config::ConfigError;
+use skerry_mapper_sdk::ConfigError;
 
 /// Decimals of a scale that are kept; a `f64` has no more.
 const MAX_DECIMALS: usize = 15;

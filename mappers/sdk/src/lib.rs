@@ -5,6 +5,7 @@
 
 mod bus;
 mod config;
+mod config_error;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod definition;
@@ -13,6 +14,7 @@ mod driver;
 mod engine;
 mod error;
 mod fault;
+mod keys;
 mod mapper;
 mod metrics;
 mod node;
@@ -25,11 +27,13 @@ mod updates;
 mod value;
 
 pub use config::{About, Common, Config, GrpcServer, Port, Rest};
+pub use config_error::ConfigError;
 pub use definition::{Definition, JsonText, MethodDefinition, PropertyDefinition};
 pub use device::{Device, DeviceKey, Point};
 pub use driver::{Connection, Driver};
 pub use error::{CommandError, Error};
 pub use fault::Fault;
+pub use keys::Keys;
 pub use mapper::{Counters, Mapper, run};
 pub use report::DeviceState;
 pub use sample::{Quality, Sample};

@@ -8,9 +8,8 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use skerry_mapper_sdk::{ConfigError, Keys};
 
-use super::ConfigError;
-use super::keys::Keys;
 use super::visitor::REGISTERS;
 use crate::plan::{Hole, Limits};
 

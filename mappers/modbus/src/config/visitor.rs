@@ -1,9 +1,8 @@
 //! `visitors.configData`: where a property is in the unit, and how its registers are read.
 
 use serde_json::{Map, Value};
+use skerry_mapper_sdk::{ConfigError, Keys};
 
-use super::ConfigError;
-use super::keys::Keys;
 use crate::plan::Kind;
 use crate::scale::Scale;
 

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration. Each text names the key and says what to do.
+//! What can be wrong with the configuration of a device. Each text names the key and says what to do.
 
 /// A configuration that cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// A value that `key` cannot have.
-    pub(crate) fn invalid(key: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub fn invalid(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { key: key.into(), problem: problem.into() }
     }
 }

@@ -1,15 +1,18 @@
 //! A JSON object that is read key by key; what nobody asked for is an error at the end.
+//!
+//! For drivers that understand the keys of KubeEdge and of its mappers: they read JSON with Go, so keys match in
+//! any case, and numbers and booleans may be strings.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::ConfigError;
+use crate::ConfigError;
 
 /// The keys that are still to be read.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub struct Keys {
     /// By the key in small letters; with the key as the user wrote it.
     left: BTreeMap<String, (String, Value)>,
     /// What was asked for, in this order.
@@ -17,9 +20,11 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// The keys of an object.
+    ///
     /// # Errors
     /// When two keys differ by case only: nobody knows which one is meant.
-    pub(crate) fn new(object: Map<String, Value>) -> Result<Self, ConfigError> {
+    pub fn new(object: Map<String, Value>) -> Result<Self, ConfigError> {
         let mut left = BTreeMap::new();
         for (key, value) in object {
             if let Some((other, _)) = left.insert(key.to_ascii_lowercase(), (key.clone(), value)) {
@@ -37,12 +42,15 @@ impl Keys {
     }
 
     /// A key that means nothing here, and is no mistake.
-    pub(crate) fn ignore(&mut self, key: &'static str) {
+    pub fn ignore(&mut self, key: &'static str) {
         let _ = self.take(key);
     }
 
     /// A string that is not empty; a number is one too.
-    pub(crate) fn text(&mut self, key: &'static str) -> Result<Option<String>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn text(&mut self, key: &'static str) -> Result<Option<String>, ConfigError> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
@@ -52,11 +60,10 @@ impl Keys {
     }
 
     /// A whole number in a range, or the text of one.
-    pub(crate) fn integer(
-        &mut self,
-        key: &'static str,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<u32>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Result<Option<u32>, ConfigError> {
         let Some(number) = self.number(key)? else { return Ok(None) };
         let fits = number.fract() == 0.0 && number >= f64::from(*range.start()) && number <= f64::from(*range.end());
         if !fits {
@@ -69,7 +76,10 @@ impl Keys {
     }
 
     /// A number, or the text of one.
-    pub(crate) fn number(&mut self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn number(&mut self, key: &'static str) -> Result<Option<f64>, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let number = match &value {
             Value::Number(number) => number.as_f64(),
@@ -84,7 +94,10 @@ impl Keys {
     }
 
     /// A boolean, or the text of one.
-    pub(crate) fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         match &value {
             Value::Bool(value) => Ok(Some(*value)),
@@ -96,11 +109,10 @@ impl Keys {
     }
 
     /// One of a few words, in any case.
-    pub(crate) fn word<T: Copy>(
-        &mut self,
-        key: &'static str,
-        words: &[(&'static str, T)],
-    ) -> Result<Option<T>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.text(key)? else { return Ok(None) };
         match words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&text)) {
             Some((_, meaning)) => Ok(Some(*meaning)),
@@ -112,7 +124,10 @@ impl Keys {
     }
 
     /// The keys of an object inside of this one.
-    pub(crate) fn object(&mut self, key: &'static str) -> Result<Option<Self>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn object(&mut self, key: &'static str) -> Result<Option<Self>, ConfigError> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Object(object)) => Self::new(object).map(Some),
@@ -121,7 +136,10 @@ impl Keys {
     }
 
     /// The objects of a list.
-    pub(crate) fn objects(&mut self, key: &'static str) -> Result<Vec<Self>, ConfigError> {
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn objects(&mut self, key: &'static str) -> Result<Vec<Self>, ConfigError> {
         let list = match self.take(key) {
             None => return Ok(Vec::new()),
             Some(Value::Array(list)) => list,
@@ -135,7 +153,10 @@ impl Keys {
     }
 
     /// Puts the keys of an inner object beside the own ones, as if they had been written there.
-    pub(crate) fn absorb(&mut self, key: &'static str) -> Result<(), ConfigError> {
+    ///
+    /// # Errors
+    /// When it is no object, or a key is there twice.
+    pub fn absorb(&mut self, key: &'static str) -> Result<(), ConfigError> {
         let Some(inner) = self.object(key)? else { return Ok(()) };
         for (name, (written, value)) in inner.left {
             if let Some((own, _)) = self.left.insert(name, (written, value)) {
@@ -145,9 +166,11 @@ impl Keys {
         Ok(())
     }
 
+    /// Ends the reading.
+    ///
     /// # Errors
     /// When a key is left that nothing has asked for.
-    pub(crate) fn finish(self) -> Result<(), ConfigError> {
+    pub fn finish(self) -> Result<(), ConfigError> {
         match self.left.into_values().next() {
             None => Ok(()),
             Some((key, _)) => Err(ConfigError::Unknown { key, known: self.known.join(", ") }),
