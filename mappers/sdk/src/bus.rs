@@ -247,6 +247,14 @@ impl<D: Driver> Bus<D> {
             running.schedule.told(running.now(), &key, samples, &mut effects);
             self.tell(effects);
         }
+        // What the device told before counts; a line that was opened anew has another `pending`.
+        if let Some((key, words)) = running.pending.take_lost() {
+            let mut effects = Effects::default();
+            let outcome = Outcome::Done(Err(Fault::Lost(words)));
+            running.schedule.done(running.now(), &Job::Check(key), outcome, &mut effects);
+            running.connection = None;
+            self.tell(effects);
+        }
     }
 
     async fn work(&self, running: &mut Running<D>, job: Job) {

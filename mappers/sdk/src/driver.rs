@@ -71,7 +71,7 @@ pub trait Connection<D: Driver>: Sized + Send + 'static {
 
     /// Asks the device to tell of changes by itself. `Ok(true)`: it will, through `updates`, beginning with the
     /// present values, and the points are not polled while the connection lasts. `Ok(false)`, the default:
-    /// they are polled.
+    /// they are polled. A driver that notices by itself that the line is lost says so there too.
     ///
     /// # Errors
     /// As with `read`.

@@ -14,6 +14,8 @@ use crate::{DeviceKey, Sample};
 #[derive(Debug, Default)]
 pub struct Pending {
     samples: Mutex<BTreeMap<(DeviceKey, String), Sample>>,
+    /// Why the line is lost, and which device noticed it.
+    lost: Mutex<Option<(DeviceKey, String)>>,
     wake: Notify,
 }
 
@@ -41,14 +43,32 @@ impl Updates {
         self.pending.samples.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sample);
         self.pending.wake.notify_one();
     }
+
+    /// The line is lost: nothing comes any more. For drivers that notice it by themselves, as with
+    /// [`Fault::Lost`](crate::Fault::Lost) of a call; the first word counts.
+    pub fn lost(&self, words: impl Into<String>) {
+        let mut lost = self.pending.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get_or_insert_with(|| (self.device.clone(), words.into()));
+        self.pending.wake.notify_one();
+    }
 }
 
 impl Pending {
     /// Waits until there is something.
     pub async fn changed(&self) {
-        while self.samples.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        while self.is_empty() {
             self.wake.notified().await;
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        !lost && self.samples.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Which device noticed that the line is lost, and why it is.
+    pub fn take_lost(&self) -> Option<(DeviceKey, String)> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes what is there.
@@ -75,5 +95,17 @@ mod tests {
         assert!(pending.take().is_empty());
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[&(key, "t".to_owned())], Sample::good(999_i64));
+    }
+
+    #[tokio::test]
+    async fn a_lost_line_is_told_once() {
+        let pending = Arc::new(Pending::default());
+        let key = DeviceKey::new("default", "a");
+        let updates = Updates::new(key.clone(), ["t".to_owned()].into(), Arc::clone(&pending));
+        updates.lost("closed");
+        updates.lost("later");
+        pending.changed().await;
+        assert_eq!(pending.take_lost(), Some((key, "closed".to_owned())));
+        assert_eq!(pending.take_lost(), None);
     }
 }
