@@ -14,7 +14,7 @@ EXAMPLES := --example examples/hello --example examples/modbus \
 	--run "boiler=$(CURDIR)/target/python/bin/python $(CURDIR)/examples/modbus/simulator.py"
 JEMALLOC := skerry/jemalloc,skerry-cloudhub/jemalloc
 SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller skerry-devicecontroller skerry-cloudhub skerry-edgehub skerry-edged \
-	skerry-dmi skerry-mapper-modbus
+	skerry-dmi skerry-mapper-modbus skerry-mapper-opcua
 
 .PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist dist-edge \
 	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear bench-modbus bench-dmi clean

@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // layer 4, mappers: what somebody else's mapper has too
     ("skerry-mapper-sdk", &["skerry-proto", "skerry-telemetry"]),
     ("skerry-mapper-modbus", MAPPER),
+    ("skerry-mapper-opcua", MAPPER),
     ("skerry-mapper-virtual", MAPPER),
     // layer 5
     ("skerry", &["*"]),
@@ -120,6 +121,9 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("tonic-reflection", &["skerry-rpc"]),
     ("opentelemetry", &["skerry-telemetry"]),
     ("tikv-jemallocator", &["skerry", "skerry-cloudhub"]),
+    // MPL-2.0, and what it brings: in a program of its own.
+    ("async-opcua", &["skerry-mapper-opcua"]),
+    ("skerry-mapper-opcua", &[]),
 ];
 
 /// Crates that do no IO: they get none of these, so that a simulation can drive them.
