@@ -21,6 +21,7 @@ use x509_parser::pem::Pem;
 
 use crate::config::KeyFiles;
 use crate::error::OpenError;
+use crate::pki::digest;
 
 /// A certificate, a key or a password; chains of certificates are larger than one, and still smaller than this.
 pub(crate) const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -140,6 +141,16 @@ fn place(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&part, path)
+}
+
+/// A copy of a certificate in a folder, named by what it is.
+pub(crate) fn copy(folder: &Path, der: &[u8]) -> Result<PathBuf, OpenError> {
+    let path = folder.join(format!("{}.der", hex::encode(digest(der))));
+    if !path.exists() {
+        let placed = fs::create_dir_all(folder).and_then(|()| place(&path, der));
+        placed.map_err(|error| OpenError::File { path: path.clone(), problem: error.to_string() })?;
+    }
+    Ok(path)
 }
 
 fn certificate(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {

@@ -99,7 +99,7 @@ pub(crate) async fn open(pki: &Pki, denied: &Denied, config: &ProtocolConfig) ->
     let store = blocking(move || {
         let Some(own) = known else { return Ok(CertificateStore::new(Path::new("/nonexistent"))) };
         files.check(certificate.value.as_deref().unwrap_or_default(), &wanted.security)?;
-        Ok(store(&files.folder, &own))
+        store(&files.folder, &own)
     })
     .await?;
     let builder = SessionBuilder::new(&client).connect_to_endpoint_directly(endpoint);
@@ -318,17 +318,17 @@ fn client(config: &ProtocolConfig, own: Option<&Own>) -> ClientConfig {
         .into_config()
 }
 
-/// Where the library finds the mapper's certificate. It also looks whether it has the server's in a folder of its
-/// own; [`Pki::check`] has just done so with more care, and the library compares what the server shows with what
-/// was checked, so that one may be filled by itself.
-fn store(folder: &Path, own: &Own) -> CertificateStore {
-    let (certificate, key) = (own.files.certificate.as_path(), own.files.key.as_path());
+/// Where the library finds the mapper's certificate: in a copy, because it tells the format by the file's name. It
+/// also looks whether it has the server's in a folder of its own; [`Pki::check`] has just done so with more care,
+/// and the library compares what the server shows with what was checked, so that one may be filled by itself.
+fn store(folder: &Path, own: &Own) -> Result<CertificateStore, OpenError> {
     let folder = folder.join("library");
-    let made = CertificateStore::new_with_x509_data(&folder, false, Some(certificate), Some(key), None::<X509Data>);
+    let (certificate, key) = (own::copy(&folder, &own.der)?, own.files.key.as_path());
+    let made = CertificateStore::new_with_x509_data(&folder, false, Some(&certificate), Some(key), None::<X509Data>);
     let mut store = made.0;
     store.set_trust_unknown_certs(true);
     store.set_skip_verify_certs(true);
-    store
+    Ok(store)
 }
 
 /// What a server means that does not open a session.

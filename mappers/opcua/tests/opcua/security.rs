@@ -150,20 +150,30 @@ async fn a_user_is_known_by_a_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mapper_s_certificate_may_be_given() {
     let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let nameless = params.self_signed(&key).unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI("urn:plant:mapper".to_owned().try_into().unwrap())];
+    // As a Secret of certificates names them.
+    let file = |name: &str, text: String| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let certificate = file("tls.crt", params.self_signed(&key).unwrap().pem());
+    let (nameless, key) = (file("nameless.crt", nameless.pem()), file("tls.key", key.serialize_pem()));
     let peer = Peer::start(folder.path(), &["secure=yes"]);
-    let server = folder.path().join("server.der");
-    // The server's own will do: it has an application URI.
     let own = |certificate: &Path| {
         peer.with(json!({
-            "securityPolicy": "Basic256Sha256", "remoteCertificate": server,
-            "certificate": certificate, "privateKey": folder.path().join("server.pem")
+            "securityPolicy": "Basic256Sha256", "remoteCertificate": folder.path().join("server.der"),
+            "certificate": certificate, "privateKey": key
         }))
     };
     let pki = folder.path().join("pki");
     let driver = OpcUa::new(&pki);
-    assert_eq!(value(&driver, own(&server)).await.unwrap(), Value::Int(-70_000));
+    assert_eq!(value(&driver, own(&certificate)).await.unwrap(), Value::Int(-70_000));
     assert!(!pki.join("own").exists(), "none is made that nobody needs");
     refused(value(&driver, own(&folder.path().join("none.pem"))).await, "none.pem: No such file");
+    refused(value(&driver, own(&nameless)).await, "nameless.crt: the certificate has no application URI");
 }
 
 /// Everything that is logged, in all detail.

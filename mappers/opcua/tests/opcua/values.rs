@@ -217,3 +217,18 @@ async fn without_the_key_devices_are_polled() {
     let updates = Updates::new(DeviceKey::new("default", "a"), ["i".to_owned()].into(), Arc::default());
     assert!(!line.connection.subscribe(&line.device, &points, updates).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_ends_with_its_server_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let peer = Peer::start(folder.path(), &[]);
+    let protocol = peer.with(json!({ "subscribe": true }));
+    let device = definition(protocol, &[("i", DataType::Int, node("Int32"))]);
+    let mut line = Line::open(&OpcUa::new(folder.path()), &device).await.unwrap();
+    let mut told = subscribe(&mut line).await;
+    told.until("the first value", |last| last.len() == 1).await;
+    assert_eq!(told.pending.take_lost(), None);
+    drop(peer);
+    tokio::time::timeout(Duration::from_secs(5), told.pending.changed()).await.unwrap();
+    assert!(told.pending.take_lost().is_some(), "nobody has to ask");
+}
