@@ -79,11 +79,11 @@ pub(crate) fn choose(
     config: &ProtocolConfig,
 ) -> Result<EndpointDescription, OpenError> {
     let security = &config.security;
-    let names = summary(
-        offered
-            .iter()
-            .map(|endpoint| format!("{}/{}", last(endpoint.security_policy_uri.as_ref()), endpoint.security_mode)),
-    );
+    let names = summary(offered.iter().map(|endpoint| {
+        let uri = endpoint.security_policy_uri.as_ref();
+        let policy = known(uri).map_or_else(|| last(uri), |policy| policy_name(policy).to_owned());
+        format!("{policy}/{}", endpoint.security_mode)
+    }));
     let fits = |endpoint: &EndpointDescription| {
         endpoint.security_policy_uri.as_ref() == security.policy.to_uri() && endpoint.security_mode == security.mode
     };

@@ -95,10 +95,13 @@ async fn a_user_is_known_by_the_password_of_a_file() {
     let server = folder.path().join("server.der");
     let url = peer.url();
     let user = |name: &str, file: PathBuf, mode: &str| {
-        with(&url, json!({
-            "securityPolicy": "Aes256Sha256RsaPss", "securityMode": mode, "remoteCertificate": server,
-            "userName": name, "password": file
-        }))
+        with(
+            &url,
+            json!({
+                "securityPolicy": "Aes256Sha256RsaPss", "securityMode": mode, "remoteCertificate": server,
+                "userName": name, "password": file
+            }),
+        )
     };
     let right = secret(folder.path(), "tide");
     for mode in ["Sign", "SignAndEncrypt"] {
@@ -195,7 +198,8 @@ impl std::io::Write for Logs {
 async fn no_log_has_a_secret_in_it() {
     let logs = Logs::default();
     let writer = logs.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
     tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let peer = Peer::start(folder.path(), &["password=low-water"]);
