@@ -14,8 +14,8 @@ use crate::bad_days::server;
 /// Properties of a device.
 const REGISTERS: u16 = 500;
 /// What one may cost, in bytes of resident memory: its definition, its last report, and where it is. 50,000 of them
-/// are half of what the mapper may have with them.
-const LIMIT: u64 = 1_000;
+/// are less than half of what the mapper may have with them.
+const LIMIT: u64 = 800;
 /// A round of all devices, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
