@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::error::Ended;
-use super::limits::{Admission, Limits};
+use super::limits::{About, Admission, Limits};
 use super::topic::Asked;
 use super::wire::{Events, Message, Receipt};
 use crate::node::Node;
@@ -71,11 +71,13 @@ impl Sorter {
             return None;
         };
         metrics.bus_messages.inc();
-        let here = asked.key().filter(|key| self.node.read(|fleet, _| fleet.has_device(key)));
-        if self.shared && asked.key().is_some() && here.is_none() {
-            return None;
-        }
-        match self.limits.admit(here, self.node.now().mono.saturating_mul(1000)) {
+        let about = match asked.key() {
+            None => About::Members,
+            Some(key) if self.node.read(|fleet, _| fleet.has_device(key)) => About::Device(key),
+            Some(_) if self.shared => return None,
+            Some(_) => About::Nobody,
+        };
+        match self.limits.admit(about, self.node.now().mono.saturating_mul(1000)) {
             Admission::Admitted => Some((asked, false)),
             Admission::Refused => Some((asked, true)),
             Admission::Ignored => {

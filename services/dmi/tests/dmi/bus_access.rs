@@ -107,6 +107,25 @@ async fn hears_only_itself(heard: &mut Listener, name: &str, until: &str) {
 }
 
 #[tokio::test]
+async fn a_password_that_was_wrong_is_used_as_soon_as_it_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    users(&dir.path().join("passwords"), &["edge"]).await;
+    std::fs::write(dir.path().join("password"), "old").unwrap();
+    let config = format!("allow_anonymous false\npassword_file {}\n", dir.path().join("passwords").display());
+    let broker = Broker::with(dir, &config, &["-u", "edge", "-P", "edge"].map(str::to_owned)).await;
+    let mqtt = Mqtt {
+        username: Some("edge".into()),
+        password_file: Some(broker.path("password")),
+        ..Mqtt::new(format!("tcp://127.0.0.1:{}", broker.port))
+    };
+    let _node = Node::with(|config| config.dmi.mqtt = Some(mqtt)).await;
+    let refused = crate::node::eventually(async || broker.log().contains("not authorised").then_some(()));
+    refused.await.expect("the node has not tried");
+    std::fs::write(broker.path("password"), "edge\n").unwrap();
+    broker.until_served().await;
+}
+
+#[tokio::test]
 async fn a_client_cannot_take_the_nodes_place_by_its_name() {
     let broker = Broker::open().await;
     let _node = crate::bus::node(&broker).await;

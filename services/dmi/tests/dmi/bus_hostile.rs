@@ -80,6 +80,36 @@ async fn bytes_that_are_no_request_are_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_too_long_is_said_to_be() {
+    let broker = Broker::open().await;
+    let node = node(&broker).await;
+    let mut heard = broker.until_served().await;
+    let names: Vec<String> = (0..1_200).map(|at| format!("p{at}")).collect();
+    let (mut large, mut described) = (device("b1"), model());
+    large["spec"]["properties"] = names.iter().map(|name| json!({ "name": name })).collect();
+    described["spec"]["properties"] =
+        names.iter().map(|name| json!({ "name": name, "type": "STRING", "accessMode": "ReadWrite" })).collect();
+    node.hub.put(kinds::DEVICE_MODEL, "plant", "boiler", described);
+    node.hub.put(kinds::DEVICE, "plant", "b1", large);
+    // That it has come is said without its twins.
+    let added = heard.hear("$hw/events/node/edge-1/membership/updated").await;
+    assert_eq!((&added["added_devices"][0]["name"], &added["added_devices"][0]["twin"]), (&json!("b1"), &json!(null)));
+    let long = json!({ "actual": { "value": "x".repeat(4_000) } });
+    let mut said = String::new();
+    for (at, some) in names.chunks(15).enumerate() {
+        let twin: serde_json::Map<_, _> = some.iter().map(|name| (name.clone(), long.clone())).collect();
+        said += &format!("{}\n", json!({ "event_id": at.to_string(), "twin": twin }));
+    }
+    broker.send(&["-q", "1", "-l", "-t", &topic("b1", "twin/update")], said).await;
+    let last = names.len().div_ceil(15) - 1;
+    heard.answer(&topic("b1", "twin/update/result"), &last.to_string()).await;
+    let answer = ask(&broker, &mut heard, "b1", "twin/get", r#"{"event_id":"g"}"#).await;
+    assert_eq!((&answer["event_id"], &answer["code"]), (&json!("g"), &json!(500)));
+    let few = ask(&broker, &mut heard, "b1", "twin/update", r#"{"twin":{"p7":{"actual":{"value":"5"}}}}"#).await;
+    assert_eq!(few["twin"]["p7"]["actual"]["value"], "5");
+}
+
+#[tokio::test]
 async fn topics_with_odd_characters_are_nobodys() {
     let broker = Broker::open().await;
     let node = node(&broker).await;
