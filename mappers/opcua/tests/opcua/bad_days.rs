@@ -8,6 +8,10 @@ use skerry_mapper_opcua::ABOUT;
 use skerry_mapper_sdk::conformance::{Api, Node};
 use skerry_mapper_sdk::{CancellationToken, Common, Config, DeviceKey, DeviceState, GrpcServer, Mapper, Rest};
 use skerry_telemetry::{Readiness, Registry};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -105,10 +109,9 @@ async fn what_is_no_opc_ua_server_is_a_lost_line_and_says_so() {
 
     let answers: [&'static [u8]; 3] = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"ACKF\xFF\xFF\xFF\x7F", b""];
     for answer in answers {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
-            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
             while let Ok((mut stream, _)) = listener.accept().await {
                 let _ = stream.write_all(answer).await;
                 let mut sink = Vec::new();
@@ -134,6 +137,49 @@ async fn a_session_that_is_gone_is_a_lost_line() {
     assert!(matches!(line.read().await, Err(Fault::Lost(_))));
     assert!(matches!(line.connection.check(&line.device).await, Err(Fault::Lost(_))));
     assert!(matches!(line.write("i", 1_i64).await, Err(Fault::Lost(_))));
+}
+
+/// A line on which nothing comes any more while the value is true, as with a pulled cable.
+async fn silent_line(to: u16) -> (watch::Sender<bool>, u16) {
+    let (silence, silent) = watch::channel(false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let (ends, silent) = ((near.into_split(), far.into_split()), silent.clone());
+            let ((near_in, near_out), (far_in, far_out)) = ends;
+            tokio::spawn(relay(near_in, far_out, silent.clone()));
+            tokio::spawn(relay(far_in, near_out, silent));
+        }
+    });
+    (silence, port)
+}
+
+async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut silent: watch::Receiver<bool>) {
+    let mut bytes = [0; 4096];
+    while let Ok(count) = from.read(&mut bytes).await {
+        let waited = silent.wait_for(|silent| !silent).await.is_ok();
+        if count == 0 || !waited || to.write_all(&bytes[..count]).await.is_err() {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cable_that_is_pulled_is_noticed_within_the_timeout() {
+    let folder = tempfile::tempdir().unwrap();
+    let peer = Peer::start(folder.path(), &[]);
+    let (silence, port) = silent_line(peer.port).await;
+    let protocol = json!({ "url": format!("opc.tcp://127.0.0.1:{port}"), "timeout": 1 });
+    let device = definition(protocol, &[("i", DataType::Int, node("Int32"))]);
+    let mut line = Line::open(&OpcUa::new(folder.path()), &device).await.unwrap();
+    line.read().await.unwrap();
+    silence.send_replace(true);
+    let begun = Instant::now();
+    let lost = line.read().await;
+    assert!(matches!(&lost, Err(Fault::Lost(words)) if words.contains("BadTimeout")), "{lost:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
     password=TEXT      users need this password, and anonymous ones are refused
     user=FILE          users need this certificate, and anonymous ones are refused
     secure=yes         no endpoint without security
+    clients=FOLDER     clients need a certificate of this folder, as the specification wants it to be
     limit=NUMBER       nodes in a read, and items in a request
 
 Serves on 127.0.0.1 with its certificate in FOLDER (server.der), made when it is not there, and prints its port as
@@ -13,6 +14,7 @@ a line of JSON. Then it does what lines of JSON on standard input say, and answe
     {"get": NAME}                         the type and the value of a node
     {"set": NAME, "value": VALUE}         changes it
     {"add": NAME, "value": VALUE}         a node that was not there
+    {"reload": true}                      reads the certificates of clients anew
     {"counts": true}                      nodes of each read and subscriptions since the last question, and
                                           users that were turned away so far
 """
@@ -29,7 +31,9 @@ from asyncua import Server, ua
 from asyncua.common.callback import CallbackType
 from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.crypto.truststore import TrustStore
 from asyncua.crypto.uacrypto import der_from_x509, load_certificate
+from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 HOST = "127.0.0.1"
@@ -93,6 +97,14 @@ class Peer:
         await self.server.set_application_uri(uri)
         await self.server.load_certificate(certificate)
         await self.server.load_private_key(key)
+        if "clients" in options:
+            clients = Path(options["clients"])
+            # asyncua wants one at least.
+            (clients / "server.der").write_bytes(certificate.read_bytes())
+            self.trusted = TrustStore([clients], [])
+            await self.trusted.load()
+            wanted = CertificateValidatorOptions.TRUSTED_VALIDATION | CertificateValidatorOptions.PEER_CLIENT
+            self.server.set_certificate_validator(CertificateValidator(wanted, self.trusted).validate)
         kinds = [f"{policy}_{mode}" for policy in POLICIES for mode in ("Sign", "SignAndEncrypt")]
         kinds += [] if "secure" in options else ["NoSecurity"]
         self.server.set_security_policy([getattr(ua.SecurityPolicyType, kind) for kind in kinds])
@@ -151,6 +163,9 @@ class Peer:
             return {}
         if "add" in order:
             await self.add(order["add"], order["value"], T.Int32)
+            return {}
+        if "reload" in order:
+            await self.trusted.load()
             return {}
         counts = {"reads": self.reads, "subscriptions": self.subscriptions, "refusals": self.users.refusals}
         self.reads, self.subscriptions = [], 0

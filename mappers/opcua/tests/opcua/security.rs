@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::peer::with;
+use crate::values::subscribe;
 
 const POLICIES: [&str; 3] = ["Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"];
 
@@ -74,6 +75,25 @@ async fn every_policy_and_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_trusts_the_mapper_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let clients = folder.path().join("clients");
+    std::fs::create_dir(&clients).unwrap();
+    let mut peer = Peer::start(folder.path(), &[&format!("clients={}", clients.display())]);
+    let pki = folder.path().join("pki");
+    let driver = OpcUa::new(&pki);
+    let server = folder.path().join("server.der");
+    let protocol = peer.with(json!({ "securityPolicy": "Basic256Sha256", "remoteCertificate": server }));
+    let words = refused(value(&driver, protocol.clone()).await, "does not accept the mapper's certificate");
+    let own = pki.join("own/cert.der");
+    assert!(words.contains("BadCertificateUntrusted") && words.contains(&own.display().to_string()), "{words}");
+    // Its uses, its names and its times are what a server may ask for.
+    std::fs::copy(own, clients.join("mapper.der")).unwrap();
+    peer.tell(&json!({ "reload": true }));
+    assert_eq!(value(&driver, protocol).await.unwrap(), Value::Int(-70_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_goes_through_an_encrypted_session() {
     let folder = tempfile::tempdir().unwrap();
     let peer = Peer::start(folder.path(), &["secure=yes"]);
@@ -82,8 +102,10 @@ async fn a_subscription_goes_through_an_encrypted_session() {
     let driver = OpcUa::new(folder.path().join("pki"));
     let device = definition(peer.with(security), &[("s", DataType::String, node("String"))]);
     let mut line = Line::open(&driver, &device).await.unwrap();
-    line.write("s", "secret").await.unwrap();
-    assert_eq!(line.read().await.unwrap()[0].value, Some("secret".into()));
+    let mut told = subscribe(&mut line).await;
+    told.until("the first value", |last| last.get("s").is_some_and(|s| s.value == Some("skerry".into()))).await;
+    line.write("s", "changed").await.unwrap();
+    told.until("the change", |last| last["s"].value == Some("changed".into())).await;
     line.connection.close().await;
 }
 

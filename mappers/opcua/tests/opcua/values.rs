@@ -149,13 +149,13 @@ async fn a_read_is_one_request_or_as_few_as_the_server_takes() {
 }
 
 /// What a device has told.
-struct Told {
+pub(crate) struct Told {
     pending: Arc<Pending>,
     last: BTreeMap<String, Sample>,
 }
 
 impl Told {
-    async fn until(&mut self, what: &str, done: impl Fn(&BTreeMap<String, Sample>) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&BTreeMap<String, Sample>) -> bool) {
         let wait = async {
             while !done(&self.last) {
                 self.pending.changed().await;
@@ -167,7 +167,7 @@ impl Told {
     }
 }
 
-async fn subscribe(line: &mut Line) -> Told {
+pub(crate) async fn subscribe(line: &mut Line) -> Told {
     let pending = Arc::<Pending>::default();
     let points: Vec<_> = line.device.points.iter().collect();
     let names: Arc<[String]> = points.iter().map(|point| point.name().to_owned()).collect();
