@@ -284,16 +284,19 @@ impl Churn {
         let unsettled = |this: &Self| -> Vec<String> {
             let status = |uid: &str| this.hub.newest(kinds::POD_STATUS, uid).map(|b| b["status"].clone());
             let live = this.live.iter().filter(|(_, (uid, shape))| !status(uid).is_some_and(|s| shape.is_settled(&s)));
-            live.map(|(name, (uid, shape))| format!("{name} {shape:?} {:#}", status(uid).unwrap_or_default())).collect()
+            let states = live
+                .map(|(name, (uid, shape))| format!("{name} {shape:?} {:#}", status(uid).unwrap_or_default()))
+                .collect::<Vec<_>>();
+            // The runtime says that a container runs before its program has said so.
+            let silent = this.live.values().flat_map(|(uid, shape)| {
+                let mut lives = shape.lives();
+                lives.retain(|(name, life)| this.ledger.starts(uid, name) < life.starts_at_least());
+                lives.into_iter().map(move |(name, _)| format!("{uid} {name} has not started often enough"))
+            });
+            states.into_iter().chain(silent).collect()
         };
         let state = || format!("{:#?}\n{}\n{}", unsettled(self), self.ledger.text(), self.log(&[]));
         wait_within(PATIENCE, "all pods to settle", || unsettled(self).is_empty(), state).await;
-        for (uid, shape) in self.live.values() {
-            for (name, life) in shape.lives() {
-                let (starts, least) = (self.ledger.starts(uid, name), if life == Life::SecondTime { 2 } else { 1 });
-                assert!(starts >= least, "{uid} {name} started {starts} times\n{}", self.ledger.text());
-            }
-        }
         self.check();
     }
 

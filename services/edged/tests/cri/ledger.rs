@@ -37,6 +37,11 @@ pub(crate) enum Life {
 }
 
 impl Life {
+    /// Starts of a container whose pod is where it is going to.
+    pub(crate) fn starts_at_least(self) -> usize {
+        if self == Self::SecondTime { 2 } else { 1 }
+    }
+
     fn script(self) -> &'static str {
         match self {
             Self::Serves => "trap 'say term; exit 0' TERM; sleep 100000 & wait $!",
