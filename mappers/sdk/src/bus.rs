@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::definition::{Definition, Desired, Wishes};
 use crate::error::CommandError;
 use crate::metrics::Metrics;
+use crate::plane::Plane;
 use crate::report::Outbox;
 use crate::schedule::{Effects, Job, Moment, Next, Outcome, Schedule};
 use crate::{Connection, Device, DeviceKey, Driver, Fault, Pending, Sample, Updates, Value};
@@ -135,6 +136,7 @@ pub(crate) struct Bus<D: Driver> {
     pub(crate) roster: Arc<Roster<D>>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) metrics: Metrics,
+    pub(crate) plane: Option<Plane>,
 }
 
 /// What the task holds while it runs.
@@ -268,8 +270,11 @@ impl<D: Driver> Bus<D> {
         self.tell(effects);
     }
 
-    fn tell(&self, effects: Effects) {
+    fn tell(&self, mut effects: Effects) {
         self.metrics.skipped.inc_by(effects.skipped);
+        if let Some(plane) = &self.plane {
+            plane.take(&mut effects);
+        }
         for (definition, state, reason) in &effects.states {
             tracing::info!(bus = self.name, device = %definition.key, ?state, reason, "state of a device");
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::data_plane::DataPlaneConfig;
 use crate::error::Error;
 use crate::node::Identity;
 
@@ -53,6 +54,9 @@ pub struct Config {
     /// Namespaces whose devices the mapper takes; empty: all.
     #[serde(default)]
     pub namespaces: Vec<String>,
+    /// Where values go beside the node, for mappers that have a data plane.
+    #[serde(default)]
+    pub data_plane: DataPlaneConfig,
     /// Key of KubeEdge's older mappers, without a meaning here.
     #[serde(default)]
     pub dev_init: serde::de::IgnoredAny,

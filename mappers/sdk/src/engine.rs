@@ -5,7 +5,7 @@
 //! per line; it ends with its last device.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use crate::bus::{Answer, Ask, Bus, Question, Roster, Unit};
 use crate::definition::{Definition, Desired, Wishes};
 use crate::error::CommandError;
 use crate::metrics::Metrics;
+use crate::plane::Plane;
 use crate::report::{Applied, Outbox};
 use crate::{Device, DeviceKey, Driver};
 
@@ -57,6 +58,7 @@ pub(crate) struct Engine<D: Driver> {
     driver: Arc<D>,
     outbox: Arc<Outbox>,
     metrics: Metrics,
+    plane: OnceLock<Plane>,
     tasks: TaskTracker,
     stop: CancellationToken,
     inner: Mutex<Inner<D>>,
@@ -89,10 +91,16 @@ impl<D: Driver> Engine<D> {
             driver: Arc::new(driver),
             outbox,
             metrics,
+            plane: OnceLock::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             inner: Mutex::new(Inner { devices: BTreeMap::new(), buses: BTreeMap::new() }),
         }
+    }
+
+    /// Where values go beside the node; set once, before there are devices.
+    pub(crate) fn set_plane(&self, plane: Plane) {
+        let _ = self.plane.set(plane);
     }
 
     /// Closes all lines.
@@ -100,6 +108,13 @@ impl<D: Driver> Engine<D> {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// After [`Engine::stop`].
+    pub(crate) async fn close_plane(&self) {
+        if let Some(plane) = self.plane.get() {
+            plane.close().await;
+        }
     }
 
     /// Reads the definition with the driver's types and finds the device's line.
@@ -118,6 +133,7 @@ impl<D: Driver> Engine<D> {
                 roster: Arc::clone(&line.roster),
                 outbox: Arc::clone(&self.outbox),
                 metrics: self.metrics.clone(),
+                plane: self.plane.get().cloned(),
             };
             self.tasks.spawn(task.run(line.stop.clone()));
             line
@@ -180,6 +196,9 @@ impl<D: Driver> Plant for Engine<D> {
         match found {
             Ok((name, unit)) => {
                 self.outbox.define(&definition, Applied { version: version.clone(), error: String::new() });
+                if let Some(plane) = self.plane.get() {
+                    self.outbox.online_because(&key, &plane.define(&definition));
+                }
                 if old.as_ref() != Some(&name) {
                     Self::leave(&mut inner, old.as_ref(), &key);
                 }
@@ -189,6 +208,9 @@ impl<D: Driver> Plant for Engine<D> {
             Err(words) => {
                 tracing::warn!(device = %key, error = words, "the device cannot be served");
                 Self::leave(&mut inner, old.as_ref(), &key);
+                if let Some(plane) = self.plane.get() {
+                    plane.remove(&key);
+                }
                 self.outbox.define(&definition, Applied { version: version.clone(), error: words.clone() });
                 self.outbox.broken(&definition, &words);
                 error = words;
@@ -203,6 +225,9 @@ impl<D: Driver> Plant for Engine<D> {
         if let Some(served) = inner.devices.remove(key) {
             Self::leave(&mut inner, served.bus.as_ref(), key);
             self.outbox.remove(key);
+            if let Some(plane) = self.plane.get() {
+                plane.remove(key);
+            }
         }
         self.metrics.devices.set(i64::try_from(inner.devices.len()).unwrap_or(i64::MAX));
     }

@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Driver;
 use crate::config::{About, Checked, Config};
+use crate::data_plane::{DataPlane, DataPlaneConfig};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::fault::chain;
 use crate::metrics::Metrics;
 use crate::node::{self, Link};
+use crate::plane::Plane;
 use crate::report::Outbox;
 use crate::rest;
 
@@ -51,6 +53,9 @@ struct Args {
     #[arg(long)]
     admin: Option<SocketAddr>,
 }
+
+/// Opens the data plane of a mapper of this name.
+pub type OpenDataPlane = fn(&DataPlaneConfig, &str, &Registry) -> Arc<dyn DataPlane>;
 
 /// A mapper that is bound and does not serve yet.
 pub struct Mapper<D: Driver> {
@@ -112,6 +117,13 @@ impl<D: Driver> Mapper<D> {
         Ok(Self { engine, link, rest, metrics })
     }
 
+    /// Hands the good values of all devices to a data plane too.
+    #[must_use]
+    pub fn with_data_plane(self, plane: Arc<dyn DataPlane>) -> Self {
+        self.engine.set_plane(Plane::new(plane));
+        self
+    }
+
     /// The address of the REST server, if there is one.
     pub fn rest_address(&self) -> Option<SocketAddr> {
         self.rest.as_ref().map(rest::Bound::address)
@@ -135,11 +147,23 @@ impl<D: Driver> Mapper<D> {
         if tokio::time::timeout(STOP_DEADLINE, engine.stop()).await.is_err() {
             tracing::warn!("some lines did not close in time");
         }
+        if tokio::time::timeout(STOP_DEADLINE, engine.close_plane()).await.is_err() {
+            tracing::warn!("the data plane did not close in time: some values are lost");
+        }
     }
 }
 
 /// The life of a mapper as a process: arguments, configuration, logs, signals, exit code.
 pub fn run<D: Driver>(about: &About, driver: D) -> ExitCode {
+    live(about, driver, None)
+}
+
+/// Like [`run`], with a data plane: it is opened with its section of the configuration and the mapper's name.
+pub fn run_with<D: Driver>(about: &About, driver: D, open: OpenDataPlane) -> ExitCode {
+    live(about, driver, Some(open))
+}
+
+fn live<D: Driver>(about: &About, driver: D, open: Option<OpenDataPlane>) -> ExitCode {
     let args = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -158,7 +182,7 @@ pub fn run<D: Driver>(about: &About, driver: D) -> ExitCode {
             Err(error) => return complain(&error, USAGE),
         };
         tracing::info!(mapper = about.name, version = about.version, "starting");
-        match serve(about, driver, &args).await {
+        match serve(about, driver, open, &args).await {
             Ok(()) => {
                 tracing::info!("stopped");
                 ExitCode::SUCCESS
@@ -172,7 +196,7 @@ pub fn run<D: Driver>(about: &About, driver: D) -> ExitCode {
     })
 }
 
-async fn serve<D: Driver>(about: &About, driver: D, args: &Args) -> Result<(), Error> {
+async fn serve<D: Driver>(about: &About, driver: D, open: Option<OpenDataPlane>, args: &Args) -> Result<(), Error> {
     let config = match &args.config_file {
         Some(path) => Config::load(path)?,
         None if Path::new(DEFAULT_CONFIG).exists() => Config::load(Path::new(DEFAULT_CONFIG))?,
@@ -185,7 +209,11 @@ async fn serve<D: Driver>(about: &About, driver: D, args: &Args) -> Result<(), E
         tracing::info!(address = %admin.address(), "admin server listens");
         tokio::spawn(admin.serve(stop.clone().cancelled_owned()));
     }
-    let mapper = Mapper::build(&config, about, driver, &registry, &readiness).await?;
+    let mut mapper = Mapper::build(&config, about, driver, &registry, &readiness).await?;
+    if let Some(open) = open {
+        let name = mapper.link.identity.name.clone();
+        mapper = mapper.with_data_plane(open(&config.data_plane, &name, &registry));
+    }
     let stopping = stop.clone();
     let signals = async move {
         match requested().await {

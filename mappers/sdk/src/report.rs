@@ -167,6 +167,19 @@ impl Outbox {
         self.put(Effects { states: vec![state], ..Effects::default() });
     }
 
+    /// A device that is online may have a word beside: what was changed about it shows at once.
+    pub(crate) fn online_because(&self, key: &DeviceKey, words: &str) {
+        let mut held = self.lock();
+        if let Some(device) = held.devices.get_mut(key)
+            && let Some((DeviceState::Online, reason)) = &mut device.state
+            && reason != words
+        {
+            words.clone_into(reason);
+            device.state_dirty = true;
+            held.queue(key);
+        }
+    }
+
     /// The node shall be told once more that the device is served.
     pub(crate) fn applied_again(&self, key: &DeviceKey) {
         let mut held = self.lock();

@@ -40,6 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
     ("skerry-mapper-sdk", &["skerry-proto", "skerry-telemetry"]),
+    ("skerry-mapper-dataplane", &["skerry-telemetry", "skerry-k8s-types", "skerry-mapper-sdk"]),
     ("skerry-mapper-modbus", MAPPER),
     ("skerry-mapper-opcua", MAPPER),
     ("skerry-mapper-virtual", MAPPER),
@@ -53,7 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-bench", &["*"]),
     ("skerry-hub-tests", &["*"]),
 ];
-const MAPPER: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-mapper-sdk"];
+const MAPPER: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-mapper-sdk", "skerry-mapper-dataplane"];
 const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-k8s-types", "skerry-common"];
 const LAYER_2: &[&str] = &[
     "skerry-proto",
@@ -116,7 +117,7 @@ const TESTS: &[&str] =
 /// External crates that only these may use. Tests may use everything.
 const GUARDED: &[(&str, &[&str])] = &[
     ("kube", &["skerry-kubesync", "skerry-edgecontroller", "skerry-devicecontroller", "skerry-controllers", "skerry"]),
-    ("rusqlite", &["skerry-store", "skerry-apiserver"]),
+    ("rusqlite", &["skerry-store", "skerry-apiserver", "skerry-mapper-dataplane"]),
     ("tonic-health", &["skerry-rpc"]),
     ("tonic-reflection", &["skerry-rpc"]),
     ("opentelemetry", &["skerry-telemetry"]),

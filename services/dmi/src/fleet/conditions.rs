@@ -79,7 +79,8 @@ fn online(device: &Device, mapper: MapperState<'_>) -> Verdict {
         if device.state_reason.is_empty() { text.to_owned() } else { format!("{text}: {}", device.state_reason) }
     };
     match device.state {
-        Some(State::Online) => (TRUE, "DeviceOnline", String::new()),
+        // With a word when something beside the device does not work, such as its `pushMethod`.
+        Some(State::Online) => (TRUE, "DeviceOnline", device.state_reason.clone()),
         Some(State::Offline) => (FALSE, "DeviceOffline", because("the mapper cannot reach the device")),
         Some(State::Unhealthy) => (FALSE, "DeviceUnhealthy", because("the device answers, and does not work")),
         Some(State::Unknown) => (UNKNOWN, "DeviceUnknown", because("the mapper does not know")),

@@ -1,0 +1,16 @@
+//! The data plane against real sinks: mosquitto, redis-server, MariaDB, and HTTP servers of the tests' own.
+//!
+//! InfluxDB 2 and TDengine are not in the registries of packages: what is sent to them is compared with recorded
+//! exchanges, in `recorded.rs`.
+
+mod http;
+mod killed;
+mod mapper;
+mod mqtt;
+mod mysql;
+mod otlp;
+mod recorded;
+mod redis;
+mod server;
+mod support;
+mod tls;
