@@ -25,6 +25,9 @@ impl Address {
         if text.contains('@') {
             return Err("credentials do not belong into an address: set them in the environment".to_owned());
         }
+        if text.contains(['?', '#']) {
+            return Err("an address has no query and no fragment".to_owned());
+        }
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
         let scheme = scheme.to_ascii_lowercase();
         let [plain, secure] = schemes;
@@ -35,15 +38,13 @@ impl Address {
         }
         // The standard forms are in the library; it only wants a scheme that it knows.
         let uri: Uri = format!("http://{rest}").parse().map_err(|_| format!("{rest:?} is not an address"))?;
-        if uri.query().is_some() {
-            return Err("an address has no query".to_owned());
-        }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or("the address has no host")?.to_owned();
         let [default, secured] = ports;
-        let port = match uri.port() {
-            Some(_) => uri.port_u16().filter(|port| *port != 0).ok_or("the port is not from 1 to 65535")?,
-            None if tls => secured,
-            None => default,
+        // A port that is too large is none to the library.
+        let port = match uri.authority().is_some_and(|authority| authority.as_str() != host) {
+            true => uri.port_u16().filter(|port| *port != 0).ok_or("the port is not from 1 to 65535")?,
+            false if tls => secured,
+            false => default,
         };
         Ok(Self { tls, host, port, path: uri.path().trim_end_matches('/').to_owned() })
     }

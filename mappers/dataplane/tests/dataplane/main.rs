@@ -3,6 +3,8 @@
 //! InfluxDB 2 and TDengine are not in the registries of packages: what is sent to them is compared with recorded
 //! exchanges, in `recorded.rs`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
+
 mod http;
 mod killed;
 mod mapper;

@@ -56,7 +56,7 @@ impl Fixture {
     /// A counter, over all kinds of sinks.
     pub(crate) fn count(&self, name: &str) -> u64 {
         let text = self.registry.encode();
-        let lines = text.lines().filter(|line| line.starts_with(&format!("mapper_dataplane_{name}_total")));
+        let lines = text.lines().filter(|line| line.starts_with(&format!("skerry_mapper_dataplane_{name}_total")));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
     }
 
