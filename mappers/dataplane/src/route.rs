@@ -100,7 +100,7 @@ impl fmt::Display for SinkKey {
 /// The sinks of a property, and what is wrong with those that cannot be used.
 pub(crate) fn read(definition: &Definition, property: &PropertyDefinition) -> (Vec<(SinkKey, Target)>, Vec<String>) {
     let mut problems = Vec::new();
-    let json = serde_json::Value::Object(property.push_method.clone());
+    let json = serde_json::Value::Object(property.push_method.object());
     let method = match PushMethod::deserialize(json) {
         Ok(method) => method,
         Err(error) => return (Vec::new(), vec![format!("property {}: pushMethod: {error}", property.name)]),
@@ -143,9 +143,9 @@ impl Place<'_> {
         Target {
             namespace: self.definition.key.namespace.clone(),
             device: self.definition.key.name.clone(),
-            property: self.property.name.clone(),
+            property: self.property.name.to_string(),
             data_type: self.property.data_type.name().to_owned(),
-            unit: self.property.unit.clone(),
+            unit: self.property.unit.to_string(),
             route,
         }
     }
@@ -165,7 +165,7 @@ impl Place<'_> {
         let database = name("database", &client.database)?;
         let user = name("userName", &client.user_name)?;
         let key = &self.definition.key;
-        let table = [&key.namespace, &key.name, &self.property.name].map(String::as_str).join("/");
+        let table = [&*key.namespace, &*key.name, &*self.property.name].join("/");
         identifier(&self.property.name, &['-', '.'], MAX_MYSQL_NAME)?;
         identifier(&table, &['/', '-', '.'], MAX_MYSQL_NAME)?;
         Ok((SinkKey::Mysql { address: address.without_path()?, database, user }, Route::Mysql { table }))

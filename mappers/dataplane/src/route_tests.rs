@@ -28,7 +28,7 @@ pub(crate) fn record_of(data_type: &str, route: Route, value: Value, unix_ms: i6
 
 fn read_one(data_type: DataType, push: Json) -> (Vec<(SinkKey, Target)>, Vec<String>) {
     let mut definition = Definition::new("plant-1", "boiler", json!({})).property("temp", data_type, json!({}));
-    definition.properties[0].push_method = push.as_object().unwrap().clone();
+    Arc::make_mut(&mut definition.properties[0]).push_method = push.as_object().unwrap().clone().into();
     read(&definition, &definition.properties[0])
 }
 
@@ -119,7 +119,7 @@ fn a_name_cannot_leave_its_statement() {
         let mut definition = Definition::new("n", "d", json!({})).property(property, DataType::Int, json!({}));
         let client = json!({"addr": "db", "database": "d", "userName": "u"});
         let push = json!({"dbMethod": {"mysql": {"mysqlClientConfig": client}}});
-        definition.properties[0].push_method = push.as_object().unwrap().clone();
+        Arc::make_mut(&mut definition.properties[0]).push_method = push.as_object().unwrap().clone().into();
         let (sinks, problems) = read(&definition, &definition.properties[0]);
         assert_eq!((sinks.len(), problems.len()), (0, 1), "{property}");
     }

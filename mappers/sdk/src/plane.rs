@@ -78,7 +78,7 @@ mod tests {
 
     impl DataPlane for Kept {
         fn define(&self, definition: &Arc<Definition>) -> Vec<String> {
-            definition.properties.iter().filter(|p| p.name == "wrong").map(|p| format!("{}: no", p.name)).collect()
+            definition.properties.iter().filter(|p| &*p.name == "wrong").map(|p| format!("{}: no", p.name)).collect()
         }
 
         fn remove(&self, _: &DeviceKey) {}
@@ -99,7 +99,8 @@ mod tests {
         for name in ["pushed", "quiet", "wrong"] {
             definition = definition.property(name, DataType::Int, json());
         }
-        definition.properties[0].push_method.insert("http".to_owned(), json());
+        let push = serde_json::Map::from_iter([("http".to_owned(), json())]);
+        Arc::make_mut(&mut definition.properties[0]).push_method = push.into();
         let definition = Arc::new(definition);
         let kept = Arc::new(Kept::default());
         let plane = Plane::new(Arc::clone(&kept) as _);
@@ -107,7 +108,7 @@ mod tests {
         let report = |sample| Report::of(sample, DataType::Int, 5);
         let mut effects = Effects::default();
         let reports = [(0, Sample::good(1_i64)), (1, Sample::good(2_i64)), (0, Sample::uncertain(3_i64, "old"))];
-        let reports = reports.into_iter().map(|(index, sample)| (index, report(sample))).collect();
+        let reports = reports.into_iter().map(|(index, sample)| (index, Arc::new(report(sample)))).collect();
         effects.reports.push((Arc::clone(&definition), reports));
         for (state, reason) in [(DeviceState::Online, ""), (DeviceState::Offline, "away")] {
             effects.states.push((Arc::clone(&definition), state, reason.to_owned()));

@@ -64,8 +64,13 @@ impl Mqtt {
         }
         let mut taken = 0;
         for notice in notices {
-            if let Err(error) = notice.wait_completion_async().await {
-                problem = Some(error.to_string());
+            // Of what the event loop has not yet looked at when it ends, nobody says anything.
+            let failed = tokio::select! {
+                done = notice.wait_completion_async() => done.err().map(|error| error.to_string()),
+                ended = session.turning.join_next() => ended.map(|ended| ended.unwrap_or_default()),
+            };
+            if failed.is_some() {
+                problem = failed;
                 break;
             }
             taken += 1;

@@ -67,7 +67,7 @@ impl Redis {
                 Sent::all(records)
             }
             // The key is there and is something else.
-            Err(error) if error.code() == Some("WRONGTYPE") => {
+            Err(error) if code(&error).as_deref() == Some("WRONGTYPE") => {
                 self.connection = Some(connection);
                 Sent::refused(0, words(&error))
             }
@@ -113,9 +113,15 @@ fn member(record: &Record) -> Member<'_> {
     }
 }
 
+/// The code of a server's error: in a pipeline, of the first one.
+fn code(error: &RedisError) -> Option<String> {
+    let all = error.clone().into_server_errors()?;
+    all.first().map(|(_, error)| error.code().to_owned())
+}
+
 /// The code of a server's error, whose text may have arguments in it; other errors as they are.
 fn words(error: &RedisError) -> String {
-    match error.code() {
+    match code(error) {
         Some(code) => format!("the answer was {code}"),
         None => super::chain(error),
     }

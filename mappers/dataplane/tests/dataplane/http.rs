@@ -153,7 +153,7 @@ async fn a_sink_that_hangs_hurts_only_itself() {
     let (slow, good) = (hung.local_addr().unwrap().port(), server.port);
     let mut definition = (*device("both", DataType::Int, &push(slow))).clone();
     definition = definition.property("other", DataType::Int, json!({}));
-    definition.properties[1].push_method = push(good).as_object().unwrap().clone();
+    Arc::make_mut(&mut definition.properties[1]).push_method = push(good).as_object().unwrap().clone().into();
     let both = Arc::new(definition);
     fixture.define(&both);
     for number in 0..100 {

@@ -36,11 +36,12 @@ async fn what_a_node_describes_goes_where_it_says() {
         .property("counter", DataType::Int, json!({"source": "counter"}))
         .property("quiet", DataType::Int, json!({"source": "counter"}));
     for property in &mut device.properties {
+        let property = Arc::make_mut(property);
         property.collect_cycle = Duration::from_millis(50);
         property.report_to_cloud = false;
     }
     let push = json!({"http": {"hostName": "127.0.0.1", "port": server.port}});
-    device.properties[0].push_method = push.as_object().unwrap().clone();
+    Arc::make_mut(&mut device.properties[0]).push_method = push.as_object().unwrap().clone().into();
     node.set(&Arc::new(device), "1");
     let got = server.until(10).await;
     stop.cancel();

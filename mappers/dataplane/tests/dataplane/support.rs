@@ -70,7 +70,7 @@ impl Fixture {
 /// `default/<name>` with one property, whose values go where `push` says.
 pub(crate) fn device(name: &str, data_type: DataType, push: &Json) -> Arc<Definition> {
     let mut definition = Definition::new("default", name, json!({})).property("temperature", data_type, json!({}));
-    definition.properties[0].push_method = push.as_object().unwrap().clone();
+    Arc::make_mut(&mut definition.properties[0]).push_method = push.as_object().unwrap().clone().into();
     Arc::new(definition)
 }
 

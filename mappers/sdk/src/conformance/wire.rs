@@ -38,7 +38,7 @@ pub(super) fn device(known: &Known, device: &Definition, version: &str) -> pb::D
             collect_cycle_ms: i64::try_from(property.collect_cycle.as_millis()).unwrap_or(i64::MAX),
             report_cycle_ms: i64::try_from(property.report_cycle.as_millis()).unwrap_or(i64::MAX),
             report_to_cloud: property.report_to_cloud,
-            push_method: serde_json::Value::Object(property.push_method.clone()).to_string().into_bytes(),
+            push_method: serde_json::Value::Object(property.push_method.object()).to_string().into_bytes(),
             desired: desired(known, &device.key, &property.name),
         }
     };
