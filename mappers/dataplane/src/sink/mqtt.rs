@@ -1,6 +1,7 @@
 //! MQTT 3.1.1: each value is a message in the text that KubeEdge's mappers publish, over one connection.
 //!
-//! With QoS 1 and 2 a value is taken when the broker has acknowledged it; with QoS 0 when it was written. One task
+//! With QoS 1 a value is taken when the broker has acknowledged it; with QoS 0 when it was written. QoS 2 is sent
+//! as QoS 1. One task
 //! turns the event loop and ends with the connection; dropping the sink ends it.
 
 use std::sync::Arc;
@@ -131,8 +132,8 @@ async fn publish(client: &AsyncClient, record: &Record) -> Result<PublishNotice,
     };
     let qos = match qos {
         0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
-        _ => QoS::ExactlyOnce,
+        // What waited may be sent twice in any case, so exactly once would be a promise that is not kept.
+        _ => QoS::AtLeastOnce,
     };
     let options = PublishOptions::new(qos).retain(*retain);
     let published = client.publish_tracked(topic.clone(), payload(topic, record), options).await;
