@@ -51,8 +51,8 @@ const MEMORY: f64 = 60.0;
 /// Writes of the values of one device are ten seconds apart; the time of a write varies a little.
 const GAP: Duration = Duration::from_millis(9_500);
 /// What is new at the start goes up at once, and so does what becomes of the devices of mappers that ended: two
-/// writes for each of a thousand devices, of which DeviceController makes 200 in a second. Then it is settled.
-const WARM: Duration = Duration::from_secs(25);
+/// writes for each of a thousand devices, of which DeviceController makes 200 in a second at most. Then it is settled.
+const WARM: Duration = Duration::from_secs(40);
 /// How long the node may take to know its devices.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Objects that are created at a time.
