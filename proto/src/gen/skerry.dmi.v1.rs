@@ -24,7 +24,7 @@ pub mod mapper_message {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeMessage {
-    #[prost(oneof = "node_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "node_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub message: ::core::option::Option<node_message::Message>,
 }
 /// Nested message and enum types in `NodeMessage`.
@@ -51,6 +51,9 @@ pub mod node_message {
         Command(super::Command),
         #[prost(message, tag = "9")]
         Ack(super::ReportsAck),
+        /// The device is the mapper's, and its model is not there: a mapper that serves it goes on with it.
+        #[prost(message, tag = "10")]
+        DeviceKept(super::DeviceKey),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -420,11 +423,15 @@ pub struct TwinView {
     pub synced: bool,
     #[prost(string, tag = "11")]
     pub problem: ::prost::alloc::string::String,
+    /// The device refused the desired value; `problem` holds its words.
+    #[prost(bool, tag = "12")]
+    pub refused: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConditionView {
     #[prost(string, tag = "1")]
     pub r#type: ::prost::alloc::string::String,
+    /// Whether it is true; false is also what nobody knows.
     #[prost(bool, tag = "2")]
     pub status: bool,
     #[prost(string, tag = "3")]
@@ -433,6 +440,9 @@ pub struct ConditionView {
     pub message: ::prost::alloc::string::String,
     #[prost(int64, tag = "5")]
     pub since_unix_ms: i64,
+    /// `True`, `False` or `Unknown`, as Kubernetes has it.
+    #[prost(string, tag = "6")]
+    pub state: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetDesiredRequest {

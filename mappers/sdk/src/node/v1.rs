@@ -173,6 +173,11 @@ impl Session<'_> {
                 }
                 plant.remove(&key);
             }
+            Some(FromNode::DeviceKept(key)) => {
+                if let Some(seen) = &mut self.seen {
+                    seen.insert(convert::own_key(key));
+                }
+            }
             Some(FromNode::AllSent(pb::AllSent {})) => {
                 if let Some(seen) = self.seen.take() {
                     plant.retain(&seen);

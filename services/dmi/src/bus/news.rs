@@ -171,6 +171,7 @@ mod tests {
                 reported: Some((value.to_owned(), Quality::Good, source_ms)),
                 desired: Some((desired.to_owned(), false)),
                 synced: false,
+                refused: false,
                 problem: String::new(),
             }],
             conditions: Vec::new(),

@@ -270,6 +270,7 @@ mod tests {
             reported: reported.map(|(value, quality)| (value.to_owned(), quality, 77)),
             desired: desired.map(|value| (value.to_owned(), true)),
             synced: false,
+            refused: false,
             problem: String::new(),
         }
     }

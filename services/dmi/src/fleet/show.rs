@@ -42,6 +42,7 @@ pub(crate) struct TwinShown {
     /// The value, and whether it was set on the node.
     pub(crate) desired: Option<(String, bool)>,
     pub(crate) synced: bool,
+    pub(crate) refused: bool,
     pub(crate) problem: String,
 }
 
@@ -108,6 +109,7 @@ impl Fleet {
                 reported: reported.map(|(reported, quality)| (reported.value.clone(), quality, reported.source_ms)),
                 desired: twin.state.desired().map(|value| (value.to_owned(), twin.state.overlay.is_some())),
                 synced: matches!(sync, Sync::Yes | Sync::Nothing),
+                refused: matches!(sync, Sync::Refused(_)),
                 problem: match (sync, &twin.state.reported) {
                     (Sync::Refused(words), _) => words.to_owned(),
                     (_, Some(reported)) => reported.problem.clone(),

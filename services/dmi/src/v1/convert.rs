@@ -176,6 +176,7 @@ pub(super) fn shown(device: DeviceShown) -> pb::DeviceView {
             desired: twin.desired.map(|(value, _)| value),
             desired_origin: origin.into(),
             synced: twin.synced,
+            refused: twin.refused,
             problem: twin.problem,
         }
     };
@@ -183,6 +184,7 @@ pub(super) fn shown(device: DeviceShown) -> pb::DeviceView {
         since_unix_ms: condition.last_transition_time.parse().map_or(0, |time: jiff::Timestamp| time.as_millisecond()),
         r#type: condition.r#type,
         status: condition.status == "True",
+        state: condition.status,
         reason: condition.reason,
         message: condition.message,
     };

@@ -12,8 +12,9 @@ use skerry_proto::dmi::v1::node_message::Message as M;
 use super::convert;
 use crate::fleet::{Fleet, MapperId};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Device {
+    /// Empty: it was not described, or without its model since.
     version: String,
     model: Option<Key>,
     /// Versions of desired values by property.
@@ -40,7 +41,15 @@ impl Told {
             return say;
         };
         let Some((model_key, Some(model))) = &device.spec.model else {
-            // Without its model a mapper cannot take it, and one that has it keeps it.
+            // Without its model a mapper cannot take it, and one that has it from before keeps it.
+            match self.devices.get_mut(key) {
+                // When the model is back it is told again, so that it says whether it still serves the device.
+                Some(told) => told.version.clear(),
+                None => {
+                    self.devices.insert(key.clone(), Device::default());
+                    say.push(M::DeviceKept(convert::to_key(key)));
+                }
+            }
             return say;
         };
         let version = format!("{:016x}", fnv1a(&[&serde_json::to_string(&model.spec).unwrap_or_default()]));

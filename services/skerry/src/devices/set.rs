@@ -71,7 +71,6 @@ enum Progress {
 
 /// How far the device is with what is wanted of it.
 fn progress(view: &pb::DeviceView, wanted: &[Wanted]) -> Progress {
-    let refused = show::condition(view, "Synced").filter(|condition| condition.reason == "DesiredRefused");
     let mut pending = Vec::new();
     for Wanted { property, value } in wanted {
         let Some(twin) = view.twins.iter().find(|twin| twin.property == *property) else {
@@ -84,10 +83,9 @@ fn progress(view: &pb::DeviceView, wanted: &[Wanted]) -> Progress {
         if twin.synced {
             continue;
         }
-        // The problem of a twin may also be one of reading; the condition says which are refused.
-        let said = format!("{property}: {}", twin.problem);
-        if !twin.problem.is_empty() && refused.is_some_and(|condition| condition.message.contains(&said)) {
-            return Progress::Never(format!("the device refused {}", show::plain(&said)));
+        if twin.refused {
+            let words = show::plain(&format!("{property}: {}", twin.problem));
+            return Progress::Never(format!("the device refused {words}"));
         }
         pending.push(show::plain(property));
     }
@@ -188,7 +186,7 @@ async fn wait(devices: &mut Devices, key: &pb::DeviceKey, wanted: &[Wanted], dea
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use super::super::show::tests::{boiler, cond};
+    use super::super::show::tests::boiler;
     use super::*;
 
     fn wanted(text: &str) -> Wanted {
@@ -240,10 +238,7 @@ mod tests {
         // A problem of reading is no refusal.
         view.twins[1].problem = "illegal data value".into();
         assert_eq!(progress(&view, &fifty), Progress::Pending(vec!["setpoint".into()]));
-        view.conditions[2] = cond("Synced", false, "DesiredRefused");
-        view.conditions[2].message = "the device refused other: illegal data value".into();
-        assert_eq!(progress(&view, &fifty), Progress::Pending(vec!["setpoint".into()]));
-        view.conditions[2].message = "the device refused setpoint: illegal data value".into();
+        view.twins[1].refused = true;
         assert!(matches!(progress(&view, &fifty), Progress::Never(why) if why.contains("illegal data value")));
 
         view.twins[1].synced = true;

@@ -84,14 +84,12 @@ fn time(unix_ms: i64) -> Option<String> {
     (unix_ms > 0).then(|| Timestamp::from_millisecond(unix_ms).ok()).flatten().map(|time| time.to_string())
 }
 
-/// True, False or Unknown. Nobody knows where the mapper is away or has not told.
+/// True, False or Unknown.
 pub(super) fn status(condition: &pb::ConditionView) -> &'static str {
-    match (condition.status, condition.r#type.as_str(), condition.reason.as_str()) {
-        (true, ..) => "True",
-        (false, "Online" | "Synced", "MapperNotConnected") | (false, "Online", "NoReport" | "DeviceUnknown") => {
-            "Unknown"
-        }
-        (false, ..) => "False",
+    match condition.state.as_str() {
+        "True" => "True",
+        "False" => "False",
+        _ => "Unknown",
     }
 }
 
@@ -207,10 +205,11 @@ pub(super) mod tests {
         Timestamp::from_millisecond(NOW_MS).unwrap()
     }
 
-    pub(in super::super) fn cond(r#type: &str, status: bool, reason: &str) -> pb::ConditionView {
+    pub(in super::super) fn cond(r#type: &str, state: &str, reason: &str) -> pb::ConditionView {
         pb::ConditionView {
             r#type: r#type.into(),
-            status,
+            status: state == "True",
+            state: state.into(),
             reason: reason.into(),
             message: String::new(),
             since_unix_ms: NOW_MS - 30_000,
@@ -246,9 +245,9 @@ pub(super) mod tests {
             last_online_unix_ms: NOW_MS - 7_000,
             twins: vec![temperature, setpoint],
             conditions: vec![
-                cond("Ready", true, "MapperServes"),
-                cond("Online", true, "DeviceOnline"),
-                cond("Synced", false, "DesiredPending"),
+                cond("Ready", "True", "MapperServes"),
+                cond("Online", "True", "DeviceOnline"),
+                cond("Synced", "False", "DesiredPending"),
             ],
             ..Default::default()
         }
@@ -272,8 +271,9 @@ pub(super) mod tests {
     #[test]
     fn what_a_mapper_that_is_away_said_is_not_shown_as_known() {
         let mut view = boiler();
-        view.conditions =
-            ["Ready", "Online", "Synced"].map(|r#type| cond(r#type, false, "MapperNotConnected")).to_vec();
+        view.conditions = [("Ready", "False"), ("Online", "Unknown"), ("Synced", "Unknown")]
+            .map(|(r#type, state)| cond(r#type, state, "MapperNotConnected"))
+            .to_vec();
         let shown = row(&view, now());
         assert_eq!(
             (&shown["state"], &shown["synced"], &shown["ready"]),
@@ -289,10 +289,10 @@ pub(super) mod tests {
     #[test]
     fn a_state_is_in_kubeedges_words() {
         for (online, told, word) in [
-            (cond("Online", true, "ValuesReported"), pb::DeviceState::Unspecified, "online"),
-            (cond("Online", false, "DeviceOffline"), pb::DeviceState::Offline, "offline"),
-            (cond("Online", false, "DeviceUnhealthy"), pb::DeviceState::Unhealthy, "unhealthy"),
-            (cond("Online", false, "NoReport"), pb::DeviceState::Unspecified, "unknown"),
+            (cond("Online", "True", "ValuesReported"), pb::DeviceState::Unspecified, "online"),
+            (cond("Online", "False", "DeviceOffline"), pb::DeviceState::Offline, "offline"),
+            (cond("Online", "False", "DeviceUnhealthy"), pb::DeviceState::Unhealthy, "unhealthy"),
+            (cond("Online", "Unknown", "NoReport"), pb::DeviceState::Unspecified, "unknown"),
         ] {
             let view = pb::DeviceView { conditions: vec![online], state: told.into(), ..Default::default() };
             assert_eq!(state(&view), word);

@@ -112,7 +112,7 @@ mod tests {
         view.last_online_unix_ms += 5_000;
         view.twins[0].reported = Some("22".into());
         assert!(printer.lines(&Change::Device(view.clone()), now()).unwrap().is_empty());
-        view.conditions[2].status = true;
+        view.conditions[2].state = "True".into();
         let second = printer.lines(&Change::Device(view.clone()), now()).unwrap();
         assert_eq!(second, ["b1     boiler   modbus     m        online   True     2s"]);
         let gone = Change::Removed(view.key.unwrap());
