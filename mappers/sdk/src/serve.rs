@@ -13,10 +13,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::rest::Tls;
 
 /// Connections at once; a mapper has a handful of clients.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
@@ -38,7 +38,7 @@ pub(crate) enum Listener {
     /// A unix socket; HTTP/2 only, without a limit to the age of a connection.
     Unix(UnixListener),
     /// TCP, with TLS or without; HTTP/1 only.
-    Tcp(TcpListener, Option<TlsAcceptor>),
+    Tcp(TcpListener, Option<Arc<Tls>>),
 }
 
 /// Serves until `stop`.
@@ -71,18 +71,20 @@ pub(crate) async fn serve(listener: Listener, router: Router, metrics: Metrics, 
 
 enum Stream {
     Unix(tokio::net::UnixStream),
-    Tcp(tokio::net::TcpStream, Option<TlsAcceptor>),
+    Tcp(tokio::net::TcpStream, Option<Arc<Tls>>),
 }
 
 async fn connection(stream: Stream, router: Router, stop: CancellationToken, place: OwnedSemaphorePermit) {
     match stream {
         Stream::Unix(stream) => requests(stream, router, true, stop).await,
         Stream::Tcp(stream, None) => requests(stream, router, false, stop).await,
-        Stream::Tcp(stream, Some(tls)) => match tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => requests(stream, router, false, stop).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!("a TLS handshake took too long"),
-        },
+        Stream::Tcp(stream, Some(tls)) => {
+            match tokio::time::timeout(HEADER_TIMEOUT, tls.acceptor().accept(stream)).await {
+                Ok(Ok(stream)) => requests(stream, router, false, stop).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
+            }
+        }
     }
     drop(place);
 }

@@ -221,6 +221,8 @@ impl From<CommandError> for Refusal {
 
 impl axum::response::IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, self.1).into_response()
+        // Names that somebody asked for and words of devices are in it: it stays one line.
+        let line = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        (self.0, self.1.chars().map(line).collect::<String>()).into_response()
     }
 }

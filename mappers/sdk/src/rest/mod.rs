@@ -9,13 +9,16 @@ mod handlers;
 mod tls;
 
 #[cfg(test)]
+mod attack_tests;
+#[cfg(test)]
 mod tests;
+
+pub(crate) use tls::Tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Rest;
@@ -28,13 +31,13 @@ use crate::serve::{Listener, serve};
 pub(crate) struct Bound {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     writes: handlers::Writes,
 }
 
 impl Bound {
     pub(crate) async fn bind(address: SocketAddr, options: &Rest) -> Result<Self, Error> {
-        let tls = tls::acceptor(options)?;
+        let tls = Tls::new(options)?.map(Arc::new);
         let bind = |source| Error::Bind { address: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;

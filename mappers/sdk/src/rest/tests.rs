@@ -23,7 +23,7 @@ use crate::{Connection, DataType, Definition, Device, Driver, Fault, Point, Samp
 
 /// A device of one number.
 #[derive(Clone, Default)]
-struct Number(Arc<AtomicI64>);
+pub(super) struct Number(pub(super) Arc<AtomicI64>);
 
 impl Driver for Number {
     type Protocol = Json;
@@ -56,15 +56,15 @@ impl Connection<Number> for Number {
     }
 }
 
-struct Running {
-    address: SocketAddr,
-    number: Number,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) number: Number,
     engine: Arc<Engine<Number>>,
     stop: CancellationToken,
 }
 
 impl Running {
-    async fn start(options: Rest) -> Self {
+    pub(super) async fn start(options: Rest) -> Self {
         let number = Number::default();
         let engine = Arc::new(Engine::new(number.clone(), Arc::new(Outbox::default()), Metrics::default()));
         let mut definition = Definition::new("default", "a", json!({}))
@@ -88,21 +88,21 @@ impl Running {
         Self { address, number, engine, stop }
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub(super) async fn get(&self, path: &str) -> (u16, String) {
         call(self.address, "GET", path, "", "").await
     }
 
-    async fn put(&self, path: &str, body: &str) -> (u16, String) {
+    pub(super) async fn put(&self, path: &str, body: &str) -> (u16, String) {
         call(self.address, "PUT", path, "content-type: application/json\r\n", body).await
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         self.engine.stop().await;
     }
 }
 
-async fn call(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+pub(super) async fn call(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: mapper\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
@@ -113,7 +113,7 @@ async fn call(address: SocketAddr, method: &str, path: &str, headers: &str, body
 }
 
 /// What comes back until the server closes.
-async fn raw(address: SocketAddr, request: &[u8]) -> String {
+pub(super) async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // A server that refuses may close before everything is sent.
     let _ = stream.write_all(request).await;
@@ -267,7 +267,11 @@ async fn silent_clients_lose_their_place() {
     server.end().await;
 }
 
-fn certificate(folder: &Path, name: &str, signer: Option<&rcgen::Issuer<'_, rcgen::KeyPair>>) -> rcgen::KeyPair {
+pub(super) fn certificate(
+    folder: &Path,
+    name: &str,
+    signer: Option<&rcgen::Issuer<'_, rcgen::KeyPair>>,
+) -> rcgen::KeyPair {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     if signer.is_none() {
@@ -282,11 +286,39 @@ fn certificate(folder: &Path, name: &str, signer: Option<&rcgen::Issuer<'_, rcge
     key
 }
 
-#[tokio::test]
-async fn with_a_ca_clients_need_its_certificate() {
+/// Asks over TLS, as the client with this certificate of the folder. Answers what came and the server's certificate.
+pub(super) async fn ping(folder: &Path, address: SocketAddr, who: Option<&str>) -> Option<(String, Vec<u8>)> {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+    let path = |name: &str| folder.join(name);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(path("ca.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match who {
+        Some(who) => {
+            let chain = vec![CertificateDer::from_pem_file(path(&format!("{who}.crt"))).unwrap()];
+            let key = PrivateKeyDer::from_pem_file(path(&format!("{who}.key"))).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
+    stream.write_all(b"GET /api/v1/ping HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n").await.ok()?;
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok()?;
+    Some((String::from_utf8(answer).ok()?, shown))
+}
+
+#[tokio::test]
+async fn with_a_ca_clients_need_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let ca_key = certificate(folder.path(), "ca", None);
@@ -295,10 +327,11 @@ async fn with_a_ca_clients_need_its_certificate() {
     certificate(folder.path(), "server", Some(&ca));
     certificate(folder.path(), "client", Some(&ca));
     certificate(folder.path(), "stranger", None);
+    std::fs::copy(path("ca.crt"), path("clients.crt")).unwrap();
     let options = Rest {
         cert_file: Some(path("server.crt")),
         key_file: Some(path("server.key")),
-        ca_file: Some(path("ca.crt")),
+        ca_file: Some(path("clients.crt")),
         ..Rest::default()
     };
     let bound = Bound::bind(([127, 0, 0, 1], 0).into(), &options).await.unwrap();
@@ -307,34 +340,28 @@ async fn with_a_ca_clients_need_its_certificate() {
     let stop = CancellationToken::new();
     tokio::spawn(bound.serve(engine as _, Metrics::default(), stop.clone()));
 
-    let ask = async |who: Option<&str>| {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(path("ca.crt")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = match who {
-            Some(who) => {
-                let chain = vec![CertificateDer::from_pem_file(path(&format!("{who}.crt"))).unwrap()];
-                let key = PrivateKeyDer::from_pem_file(path(&format!("{who}.key"))).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        };
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = TcpStream::connect(address).await.unwrap();
-        let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
-        stream.write_all(b"GET /api/v1/ping HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n").await.ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.ok()?;
-        String::from_utf8(answer).ok()
-    };
+    let ask = async |who: Option<&str>| ping(folder.path(), address, who).await.map(|(answer, _)| answer);
     assert!(ask(Some("client")).await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(ask(None).await, None);
     assert_eq!(ask(Some("stranger")).await, None);
     // Not without TLS.
     assert!(!raw(address, b"GET /api/v1/ping HTTP/1.1\r\nhost: m\r\n\r\n").await.contains("200"));
+
+    // Renewed while it runs: another certificate of the server, another CA of clients.
+    let before = ping(folder.path(), address, Some("client")).await.unwrap().1;
+    certificate(folder.path(), "server", Some(&ca));
+    let after = ping(folder.path(), address, Some("client")).await.unwrap().1;
+    assert_ne!(before, after);
+    // What cannot be read changes nothing.
+    std::fs::write(path("server.key"), "no key").unwrap();
+    assert_eq!(ping(folder.path(), address, Some("client")).await.unwrap().1, after);
+    certificate(folder.path(), "server", Some(&ca));
+    let other_key = certificate(folder.path(), "other", None);
+    let other_pem = std::fs::read_to_string(path("other.crt")).unwrap();
+    let other = rcgen::Issuer::from_ca_cert_pem(&other_pem, other_key).unwrap();
+    certificate(folder.path(), "new-client", Some(&other));
+    std::fs::write(path("clients.crt"), &other_pem).unwrap();
+    assert_eq!(ask(Some("client")).await, None);
+    assert!(ask(Some("new-client")).await.unwrap().starts_with("HTTP/1.1 200"));
     stop.cancel();
 }
