@@ -65,6 +65,9 @@ robustness: ## the fault cases of tests/ROBUSTNESS.md at their full counts (hour
 	  $(CARGO) nextest run --locked --profile robustness -p skerry-store
 	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=20 \
 	  $(CARGO) nextest run --locked --profile robustness -p skerry-edged killed_at_random all_at_once
+	$(CARGO) build --locked -p skerry-mapper-modbus --bins
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=10 \
+	  $(CARGO) nextest run --locked --profile robustness -p skerry-dmi restarts_in_every_order
 	$(MAKE) --no-print-directory bench-link bench-sessions bench-wear
 
 dist: tools ## build what is shipped (optimised, jemalloc)

@@ -167,3 +167,44 @@ impl Persist {
         self.0.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Bytes of all files of a folder.
+    fn size(folder: &Path) -> u64 {
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_again_and_again_takes_no_more_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let persist = Persist::open(folder.path(), &skerry_telemetry::Registry::new()).await.unwrap();
+        let twins: SavedTwins = serde_json::from_value(serde_json::json!({
+            "uid": "u", "state": "online", "twins": { "t": { "value": "x".repeat(1000) } },
+        }))
+        .unwrap();
+        let all: Vec<_> = (0..50).map(|at| (Key::new("plant", format!("d{at}")), twins.clone())).collect();
+        let mut after_some = 0;
+        for checkpoint in 0..200 {
+            assert!(persist.put_twins(all.clone()).await.is_empty());
+            let overlay = SavedOverlay {
+                uid: "u".into(),
+                property: "t".into(),
+                value: checkpoint.to_string(),
+                base: "none".into(),
+                earlier: Vec::new(),
+            };
+            persist.put_overlay(&Key::new("plant", "d0"), &overlay).await.unwrap();
+            if checkpoint == 50 {
+                after_some = size(folder.path());
+            }
+        }
+        assert!(size(folder.path()) <= after_some * 2, "{} bytes after {after_some}", size(folder.path()));
+        let loaded = persist.load().await.unwrap();
+        assert_eq!((loaded.twins.len(), loaded.overlays.len()), (50, 1));
+        persist.close().await;
+    }
+}

@@ -10,6 +10,8 @@
 mod assign;
 mod bus;
 mod conditions;
+#[cfg(test)]
+mod days_tests;
 mod device;
 mod mapper;
 mod objects;

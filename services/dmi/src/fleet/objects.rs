@@ -12,7 +12,7 @@ use skerry_k8s_types::DeviceModel;
 
 use super::{Fleet, MAX_DEVICES};
 use crate::fleet::Device;
-use crate::twin::{Now, Spec};
+use crate::twin::{Now, Spec, read};
 
 impl Fleet {
     /// Takes a Device.
@@ -86,7 +86,7 @@ impl Fleet {
     /// # Errors
     /// When it cannot be used; the old one stays.
     pub(crate) fn upsert_model(&mut self, key: &Key, body: &Bytes) -> Result<(), String> {
-        let model: DeviceModel = serde_json::from_slice(body).map_err(|error| format!("not a DeviceModel: {error}"))?;
+        let model: DeviceModel = read(body, "DeviceModel")?;
         self.models.insert(key.clone(), Arc::new(model));
         self.model_changed(key);
         Ok(())

@@ -11,7 +11,7 @@ use skerry_common::{Key, kinds};
 use super::{Api, Caller, Fleet, Introduction, LEASE_MS, Limits, MapperId, Pace, Reading, SETTLE_MS, Settings, State};
 use crate::twin::{Now, Quality};
 
-fn fleet() -> Fleet {
+pub(super) fn fleet() -> Fleet {
     let mut fleet = Fleet::new(Settings {
         limits: Limits { values_per_second: 1000, calls_per_second: 100 },
         pace: Pace { values_ms: 10_000, refresh_ms: 60_000 },
@@ -24,11 +24,11 @@ fn fleet() -> Fleet {
     fleet
 }
 
-fn at(mono: u64) -> Now {
+pub(super) fn at(mono: u64) -> Now {
     Now { mono, wall: 1_700_000_000_000 + i64::try_from(mono).unwrap() }
 }
 
-fn body(value: &Value) -> Bytes {
+pub(super) fn body(value: &Value) -> Bytes {
     value.to_string().into()
 }
 
@@ -39,7 +39,7 @@ fn model() -> Value {
     ] } })
 }
 
-fn device(name: &str) -> Value {
+pub(super) fn device(name: &str) -> Value {
     json!({ "metadata": { "name": name, "namespace": "a", "uid": format!("u-{name}"), "generation": 1 }, "spec": {
         "deviceModelRef": { "name": "m" },
         "protocol": { "protocolName": "modbus", "configData": { "unit": 1 } },
@@ -47,17 +47,17 @@ fn device(name: &str) -> Value {
     } })
 }
 
-fn put(fleet: &mut Fleet, name: &str) -> Key {
+pub(super) fn put(fleet: &mut Fleet, name: &str) -> Key {
     let key = Key::new("a", name);
     fleet.upsert_device(&key, &body(&device(name))).unwrap();
     key
 }
 
-fn id(name: &str) -> MapperId {
+pub(super) fn id(name: &str) -> MapperId {
     MapperId::checked("modbus", name).unwrap()
 }
 
-fn connect(fleet: &mut Fleet, name: &str, api: Api, now: Now) -> u64 {
+pub(super) fn connect(fleet: &mut Fleet, name: &str, api: Api, now: Now) -> u64 {
     let introduction = Introduction {
         id: id(name),
         api,
@@ -68,12 +68,12 @@ fn connect(fleet: &mut Fleet, name: &str, api: Api, now: Now) -> u64 {
     fleet.connect(introduction, now).unwrap().0
 }
 
-fn serve(fleet: &mut Fleet, mapper: &str, key: &Key) {
+pub(super) fn serve(fleet: &mut Fleet, mapper: &str, key: &Key) {
     let version = fleet.devices[key].spec.version.clone();
     fleet.applied(&id(mapper), key, &version, None);
 }
 
-fn reading(value: &str) -> Reading {
+pub(super) fn reading(value: &str) -> Reading {
     Reading {
         property: "t".into(),
         value: Some(value.into()),
@@ -85,7 +85,7 @@ fn reading(value: &str) -> Reading {
     }
 }
 
-fn condition(fleet: &Fleet, key: &Key, r#type: &str) -> (String, String) {
+pub(super) fn condition(fleet: &Fleet, key: &Key, r#type: &str) -> (String, String) {
     let found = skerry_k8s_types::condition(&fleet.devices[key].conditions, r#type).unwrap();
     (found.status.clone(), found.reason.clone())
 }

@@ -18,7 +18,7 @@ mod spec;
 mod value;
 
 pub(crate) use property::{CloudChange, Measured, Overlay, Property, Quality, Sync};
-pub(crate) use spec::{PropertySpec, Spec};
+pub(crate) use spec::{PropertySpec, Spec, read};
 pub(crate) use value::{MAX_VALUE_BYTES, check, check_type, same};
 
 /// The two clocks.

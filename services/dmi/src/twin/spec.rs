@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use skerry_common::{Key, fnv1a};
 use skerry_k8s_types::{AccessMode, Device, DeviceModel, DeviceProperty, ModelProperty, merge_defaults};
 
@@ -60,6 +61,19 @@ impl PropertySpec {
     }
 }
 
+/// Reads an object of the API.
+///
+/// # Errors
+/// Where it is wrong, without what is there: that may be a password.
+pub(crate) fn read<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, String> {
+    // A list of nothing would be an object of nothing.
+    if body.first() != Some(&b'{') {
+        return Err(format!("not a {what}: not a JSON object"));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| format!("not a {what}: wrong at line {} column {} of its JSON", error.line(), error.column()))
+}
+
 fn cycle(ms: Option<i64>) -> u64 {
     ms.and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0).unwrap_or(DEFAULT_CYCLE_MS)
 }
@@ -87,7 +101,7 @@ impl Spec {
     /// # Errors
     /// When the body is not a Device that the node can work with.
     pub(crate) fn parse(key: &Key, body: &Bytes) -> Result<(Device, Option<Key>), String> {
-        let device: Device = serde_json::from_slice(body).map_err(|error| format!("not a Device: {error}"))?;
+        let device: Device = read(body, "Device")?;
         if device.spec.properties.len() > MAX_PROPERTIES {
             let count = device.spec.properties.len();
             return Err(format!("the device has {count} properties, and {MAX_PROPERTIES} are allowed"));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use skerry_common::Key;
 use skerry_proto::dmi::v1beta1 as pb;
 use skerry_proto::dmi::v1beta1::device_manager_service_server::DeviceManagerService;
+use skerry_store::StoreError;
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status};
 
@@ -91,14 +92,16 @@ impl Managed {
         Ok(())
     }
 
-    /// The mapper for which the caller speaks about a device.
-    fn speaker<T>(&self, request: &Request<T>, device: &Key) -> Result<MapperId, Status> {
+    /// The device of a report, and the mapper for which the caller speaks about it.
+    fn speaker<T>(&self, request: &Request<T>, namespace: &str, name: &str) -> Result<(Key, MapperId), Status> {
+        // Who may not use the socket learns nothing else.
         let caller = self.access.caller(request)?;
+        let device = device_key(namespace, name)?;
         let speaker = self.node.read_mut(|fleet, now| {
             fleet.hear(&caller, now);
-            fleet.speaker(device, &caller)
+            fleet.speaker(&device, &caller)
         });
-        speaker.map_err(Status::permission_denied)
+        Ok((device, speaker.map_err(Status::permission_denied)?))
     }
 }
 
@@ -128,10 +131,10 @@ impl DeviceManagerService for Managed {
             devices: BTreeMap::new(),
             models: BTreeMap::new(),
         };
-        let stored = self.node.persist.put_mapper(&saved).await;
-        stored.map_err(|error| {
+        let unstored = |error: StoreError| {
             Status::unavailable(format!("the mapper cannot be stored: {}", skerry_common::chain(&error)))
-        })?;
+        };
+        self.node.persist.put_mapper(&saved).await.map_err(unstored)?;
         // First a place in the fleet, so that the answer can hold what is its own from now on.
         let mut answer = pb::MapperRegisterResponse::default();
         let introduction = Introduction {
@@ -145,6 +148,8 @@ impl DeviceManagerService for Managed {
         let place = connected.map_err(Status::resource_exhausted)?;
         if with_data {
             (answer, (saved.devices, saved.models)) = self.data(&id);
+            // Before the mapper has them, so that a crash of ours does not make it set them up again.
+            self.node.persist.put_mapper(&saved).await.map_err(unstored)?;
         }
         tracing::info!(mapper = %id, with_data, devices = answer.device_list.len(), "mapper registered");
         self.workers.start(Worker::new(Arc::clone(&self.node), saved, path, place));
@@ -156,8 +161,7 @@ impl DeviceManagerService for Managed {
         request: Request<pb::ReportDeviceStatusRequest>,
     ) -> Result<Response<pb::ReportDeviceStatusResponse>, Status> {
         let report = request.get_ref();
-        let key = device_key(&report.device_namespace, &report.device_name)?;
-        let id = self.speaker(&request, &key)?;
+        let (key, id) = self.speaker(&request, &report.device_namespace, &report.device_name)?;
         let twins = request.into_inner().reported_device.map(|device| device.twins).unwrap_or_default();
         if twins.is_empty() {
             return Err(Status::invalid_argument("reportedDevice holds no twins"));
@@ -185,9 +189,8 @@ impl DeviceManagerService for Managed {
         request: Request<pb::ReportDeviceStatesRequest>,
     ) -> Result<Response<pb::ReportDeviceStatesResponse>, Status> {
         let report = request.get_ref();
-        let key = device_key(&report.device_namespace, &report.device_name)?;
+        let (key, id) = self.speaker(&request, &report.device_namespace, &report.device_name)?;
         let word = report.state.to_ascii_lowercase();
-        let id = self.speaker(&request, &key)?;
         if word.is_empty() {
             return Err(Status::invalid_argument("the field state is empty"));
         }

@@ -1,5 +1,6 @@
 //! The stream of `skerry.dmi.v1`, as a mapper that speaks it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,6 +9,7 @@ use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::mapper_message::Message as Up;
 use skerry_proto::dmi::v1::mappers_client::MappersClient;
 use skerry_proto::dmi::v1::node_message::Message as Down;
+use skerry_rpc::Channel;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -22,9 +24,13 @@ pub(crate) struct Mapper {
 
 impl Mapper {
     pub(crate) async fn connect(node: &Node, name: &str) -> Self {
+        Self::connect_at(node.socket(), name).await
+    }
+
+    pub(crate) async fn connect_at(socket: &Path, name: &str) -> Self {
         let hello =
             pb::Hello { name: name.into(), version: "1".into(), protocol: "modbus".into(), ..Default::default() };
-        let (mut mapper, first) = Self::open(node, hello).await.unwrap();
+        let (mut mapper, first) = Self::open(socket, hello).await.unwrap();
         match first {
             Some(Down::Welcome(welcome)) => assert_eq!(welcome.node, "edge-1"),
             other => panic!("{other:?}"),
@@ -33,10 +39,10 @@ impl Mapper {
         mapper
     }
 
-    async fn open(node: &Node, hello: pb::Hello) -> Result<(Self, Option<Down>), tonic::Status> {
+    async fn open(socket: &Path, hello: pb::Hello) -> Result<(Self, Option<Down>), tonic::Status> {
         let (send, queue) = mpsc::channel(64);
         send.send(pb::MapperMessage { message: Some(Up::Hello(hello)) }).await.unwrap();
-        let mut client = MappersClient::new(node.channel()).max_decoding_message_size(4 << 20);
+        let mut client = MappersClient::new(Channel::unix(socket)).max_decoding_message_size(4 << 20);
         let mut receive = client.connect(ReceiverStream::new(queue)).await?.into_inner();
         let first = receive.message().await?.and_then(|message| message.message);
         Ok((Self { send, receive, sequence: 0 }, first))
@@ -142,6 +148,13 @@ async fn from_a_device_to_its_status_and_back() {
     assert!(!condition(&view, "Synced").status, "{view:?}");
 
     let done = pb::Value { property: "setpoint".into(), desired_version: wanted.version, ..Default::default() };
+    let refused = pb::Value { desired_refused: true, problem: "too hot".into(), ..done.clone() };
+    mapper.report("b1", vec![refused]).await;
+    let view = node.until("b1", |v| condition(v, "Synced").reason == "DesiredRefused").await;
+    assert_eq!(condition(&view, "Synced").state, "False");
+    let setpoint = twin(&view, "setpoint");
+    assert_eq!((setpoint.refused, setpoint.problem.as_str()), (true, "too hot"));
+    assert!(!twin(&view, "temperature").refused);
     mapper.report("b1", vec![done]).await;
     let status = node.status("b1", |s| s["status"]["conditions"][2]["status"] == "True").await;
     assert_eq!(status["metadata"]["uid"], "uid-b1");
@@ -213,7 +226,7 @@ async fn who_is_not_a_mapper_is_refused_with_words() {
     let hello =
         |name: &str, protocol: &str| pb::Hello { name: name.into(), protocol: protocol.into(), ..Default::default() };
     for hello in [hello("", "modbus"), hello("m", ""), hello("a/b", "modbus"), hello("m\n", "modbus")] {
-        let refused = Mapper::open(&node, hello).await.err().unwrap();
+        let refused = Mapper::open(node.socket(), hello).await.err().unwrap();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains("mapper's"), "{refused:?}");
     }

@@ -133,7 +133,8 @@ pub(crate) fn map(data: &[u8], number: u64) -> std::collections::BTreeMap<String
     all(data, number).into_iter().map(|entry| (text(&entry, 1), one(&entry, 2))).collect()
 }
 
-fn framed(message: &[u8]) -> Bytes {
+/// A message as it is sent.
+pub(crate) fn framed(message: &[u8]) -> Bytes {
     let mut frame = vec![0];
     frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
     frame.extend_from_slice(message);
@@ -142,30 +143,38 @@ fn framed(message: &[u8]) -> Bytes {
 
 /// A unary call with the bytes of a message. Answers the code, its message, and the bytes of the reply.
 pub(crate) async fn call(socket: &Path, path: &str, message: &Message) -> (i32, String, Vec<u8>) {
-    let stream = UnixStream::connect(socket).await.unwrap();
+    try_call(socket, path, message).await.expect("nobody answers")
+}
+
+/// As [`call`]; nothing when nobody answers.
+pub(crate) async fn try_call(socket: &Path, path: &str, message: &Message) -> Option<(i32, String, Vec<u8>)> {
+    send(socket, path, framed(&message.0)).await
+}
+
+/// As [`try_call`], with a body that need not be a message.
+pub(crate) async fn send(socket: &Path, path: &str, body: Bytes) -> Option<(i32, String, Vec<u8>)> {
+    let stream = UnixStream::connect(socket).await.ok()?;
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
     let driver = tokio::spawn(connection);
     let request = Request::post(format!("http://localhost{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(Full::new(framed(&message.0)))
+        .body(Full::new(body))
         .unwrap();
-    let response = sender.send_request(request).await.unwrap();
+    let response = sender.send_request(request).await.ok()?;
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap();
+    let body = body.collect().await.ok()?;
     let trailers = body.trailers().cloned().unwrap_or_default();
     let header = |name: &str| {
         let value = parts.headers.get(name).or_else(|| trailers.get(name));
         value.map(|value| value.to_str().unwrap().to_owned())
     };
-    let (code, words) = (
-        header("grpc-status").unwrap(),
-        header("grpc-message").unwrap_or_default().replace("%20", " ").replace("%22", "\""),
-    );
+    let (code, words) =
+        (header("grpc-status")?, header("grpc-message").unwrap_or_default().replace("%20", " ").replace("%22", "\""));
     let bytes = body.to_bytes();
     driver.abort();
-    (code.parse().unwrap(), words, bytes.get(5..).unwrap_or_default().to_vec())
+    Some((code.parse().unwrap(), words, bytes.get(5..).unwrap_or_default().to_vec()))
 }
 
 /// A call that a mapper got.
