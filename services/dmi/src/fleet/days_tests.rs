@@ -64,7 +64,7 @@ fn a_week_without_the_cloud_costs_nothing_that_grows() {
     fleet.set_connected(true);
     let now = at(SETTLE_MS + WEEK + 60_000);
     fleet.report(&id("m"), &key, vec![reading("7")], now).unwrap();
-    fleet.look(now);
+    fleet.look(usize::MAX, now);
     let told = fleet.take_statuses(now, 10);
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].2["status"]["twins"][1]["reported"]["value"], "7");
