@@ -50,7 +50,8 @@ pub const MIRROR_POD: &str = "MirrorPod";
 pub const DEVICE_STATUS: &str = "DeviceStatus";
 /// Up: a desired value that was set on the node. Key: namespace of the Device and [`desired_name`]; uid: the
 /// Device's. The body is JSON: `device`, `property`, `value`, `base` ([`desired_base`] of the cloud's value that
-/// it replaces). The newest wins.
+/// it replaces), `earlier` (the same of values that were set on the node before and may have been taken meanwhile),
+/// `id` (of this write, for its answer: see [`crate::desired`]). The newest wins.
 pub const DEVICE_DESIRED: &str = "DeviceDesired";
 /// Up: a core/v1 Event. All arrive, in order.
 pub const EVENT: &str = "Event";

@@ -9,6 +9,7 @@ mod encoding;
 mod hash;
 mod names;
 
+pub mod desired;
 pub mod drain;
 pub mod exit;
 pub mod kinds;

@@ -6,14 +6,18 @@
 //! where the newest replaces them, and nothing waits here.
 //!
 //! A desired value that was set on the node is written when the cloud's value is still the one that it was
-//! set over; otherwise the cloud's, which is newer, stays.
+//! set over, or an earlier one of the node; otherwise the cloud's, which is newer, stays. The answer is written into
+//! the Device too ([`skerry_common::desired`]), in one write with the value: the node learns it with the value that
+//! goes with it, and a report that comes twice is not taken twice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kube::api::DynamicObject;
 use serde_json::Value;
+use skerry_common::desired::{ANSWERS, Answers};
 use skerry_common::{Key, NodeName, kinds};
-use skerry_k8s_types::{Device, DeviceStatusFields};
+use skerry_k8s_types::{Device, DeviceModel, DeviceStatusFields};
 use skerry_kubesync::{
     ApiError, Applied, Apply, Cache, Confirmer, Decision, Job, Kind, KubeApi, Observer as _, Other, RatePerKey,
     Refused, SESSION, Sessions, Tell, Verb, authorize, prove,
@@ -32,6 +36,10 @@ const NODE_BURST: u32 = 2_000;
 
 /// Attempts against concurrent writers of a Device.
 const ATTEMPTS: usize = 4;
+
+/// Longest id of a write, and most earlier ones that a report names: a node names fewer.
+const MAX_ID: usize = 64;
+const MAX_EARLIER: usize = 16;
 
 /// Where EdgeController keeps the newest session of each node.
 pub(crate) const LEASES: &str = "kube-node-lease";
@@ -164,42 +172,44 @@ impl Applier {
     }
 
     async fn desired(&self, job: &Job) -> Result<Applied, Applied> {
-        let text = |field: &str| job.body.get(field).and_then(Value::as_str);
-        let property = text("property").ok_or_else(|| Applied::rejected("the report names no property"))?;
-        let base = text("base").ok_or_else(|| Applied::rejected("the report has no base"))?;
-        let key = Key::checked(&job.key.namespace, text("device").unwrap_or_default());
-        let key = key.map_err(|e| Applied::rejected(format!("device: {e}")))?;
-        let wanted = text("value");
-        self.allowed(job, Verb::SetDesired, &key, uid(job)?).await?;
-        let model = self.known.device(&key).and_then(|seen| seen.model);
-        if let (Some(model), Some(wanted)) = (model.as_ref().and_then(|model| model.property(property)), wanted) {
-            value::check(model, wanted).map_err(Applied::rejected)?;
-        }
+        let wish = Wish::read(job)?;
+        let uid = uid(job)?;
+        self.allowed(job, Verb::SetDesired, &wish.device, uid).await?;
+        let model = self.known.device(&wish.device).and_then(|seen| seen.model);
         for _ in 0..ATTEMPTS {
-            let found = self.api.get(Kind::Device, &key).await.map_err(failed)?;
+            let found = self.api.get(Kind::Device, &wish.device).await.map_err(failed)?;
             let Some(object) = found else { return Err(Applied::rejected("there is no such device")) };
             let device: Device = typed(&object).ok_or_else(|| Applied::rejected("the Device is not readable"))?;
-            if device.spec.node_name != job.node.as_str() || device.metadata.uid != uid(job)? {
+            if device.spec.node_name != job.node.as_str() || device.metadata.uid != uid {
                 return Err(Applied::rejected("the device is no longer the node's"));
             }
-            let now = device.property(property).and_then(|p| p.desired.as_ref()).map(|desired| desired.value.as_str());
-            if now == wanted {
-                return Ok(Applied::Committed);
+            if device.property(wish.property).is_none() {
+                // Nor has the node, when it hears of it.
+                return Err(Applied::rejected(format!("the device has no property {:?}", wish.property)));
             }
-            if kinds::desired_base(now) != base {
-                return Err(Applied::rejected("the desired value was changed in the cloud meanwhile, which is newer"));
+            let answers = answers(&object);
+            if let Some(answer) = answers.get(wish.property).filter(|answer| answer.id == wish.id) {
+                // A second time: the node was cut off before it heard.
+                return answer
+                    .refused
+                    .as_ref()
+                    .map_or(Ok(Applied::Committed), |why| Err(Applied::rejected(why.clone())));
             }
-            let Some(object) = with_desired(object, property, wanted) else {
-                return Err(Applied::rejected(format!("the device has no property {property:?}")));
+            let verdict = wish.judge(&device, model.as_deref());
+            let Some(object) = wish.answered(object, answers, &verdict) else {
+                return verdict.map(|_| Applied::Committed).map_err(Applied::rejected);
             };
             if !self.sessions.is_current(&job.node, job.session) {
                 return Err(Applied::stale());
             }
-            match self.api.replace(Kind::Device, &key, &object).await {
+            match self.api.replace(Kind::Device, &wish.device, &object).await {
                 Ok(object) => {
-                    self.known.seen(Kind::Device, &key, Some(&object));
-                    let message = format!("the desired value of {property} was set on the node {}", job.node);
-                    self.tell.note(&job.node, Kind::Device, &key, "DesiredSetOnNode", &message);
+                    self.known.seen(Kind::Device, &wish.device, Some(&object));
+                    if verdict.map_err(Applied::rejected)? == Verdict::Write {
+                        let message =
+                            format!("the desired value of {} was set on the node {}", wish.property, job.node);
+                        self.tell.note(&job.node, Kind::Device, &wish.device, "DesiredSetOnNode", &message);
+                    }
                     return Ok(Applied::Committed);
                 }
                 Err(ApiError::Conflict(_) | ApiError::NotFound) => {}
@@ -208,6 +218,85 @@ impl Applier {
         }
         Err(Applied::failed(&ApiError::Conflict("the Device".to_owned())))
     }
+}
+
+/// What becomes of a desired value that is not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is written.
+    Write,
+    /// The cloud wants the same.
+    Same,
+}
+
+/// A desired value that was set on a node, as it is reported.
+#[derive(Debug)]
+struct Wish<'j> {
+    device: Key,
+    property: &'j str,
+    value: Option<&'j str>,
+    base: &'j str,
+    earlier: Vec<&'j str>,
+    /// Empty: its node is older than answers are.
+    id: &'j str,
+}
+
+impl<'j> Wish<'j> {
+    fn read(job: &'j Job) -> Result<Self, Applied> {
+        let text = |field: &str| job.body.get(field).and_then(Value::as_str);
+        let property = text("property").ok_or_else(|| Applied::rejected("the report names no property"))?;
+        let base = text("base").ok_or_else(|| Applied::rejected("the report has no base"))?;
+        let device = Key::checked(&job.key.namespace, text("device").unwrap_or_default());
+        let device = device.map_err(|e| Applied::rejected(format!("device: {e}")))?;
+        let id = text("id").unwrap_or_default();
+        if id.len() > MAX_ID {
+            return Err(Applied::rejected(format!("an id has at most {MAX_ID} characters")));
+        }
+        let earlier = job.body.get("earlier").and_then(Value::as_array).into_iter().flatten();
+        let earlier = earlier.filter_map(Value::as_str).take(MAX_EARLIER).collect();
+        Ok(Self { device, property, value: text("value"), base, earlier, id })
+    }
+
+    /// Whether it is taken.
+    fn judge(&self, device: &Device, model: Option<&DeviceModel>) -> Result<Verdict, String> {
+        if let (Some(model), Some(wanted)) = (model.and_then(|model| model.property(self.property)), self.value) {
+            value::check(model, wanted)?;
+        }
+        let property = device.property(self.property);
+        let now = property.and_then(|property| property.desired.as_ref()).map(|desired| desired.value.as_str());
+        if now == self.value {
+            return Ok(Verdict::Same);
+        }
+        let version = kinds::desired_base(now);
+        if version != self.base && !self.earlier.contains(&version.as_str()) {
+            return Err("the desired value was changed in the cloud meanwhile, which is newer".to_owned());
+        }
+        Ok(Verdict::Write)
+    }
+
+    /// The Device with the answer, and with the value when it is taken; `None`: there is nothing to write.
+    fn answered(
+        &self,
+        object: DynamicObject,
+        mut answers: Answers,
+        verdict: &Result<Verdict, String>,
+    ) -> Option<DynamicObject> {
+        let mut object = match verdict {
+            Ok(Verdict::Write) => with_desired(object, self.property, self.value)?,
+            _ if self.id.is_empty() => return None,
+            _ => object,
+        };
+        if !self.id.is_empty() {
+            answers.put(self.property, self.id, verdict.as_ref().err().map(String::as_str));
+            object.metadata.annotations.get_or_insert_default().insert(ANSWERS.to_owned(), answers.text());
+        }
+        Some(object)
+    }
+}
+
+fn answers(object: &DynamicObject) -> Answers {
+    let annotation = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ANSWERS));
+    annotation.map(|text| Answers::parse(text)).unwrap_or_default()
 }
 
 fn failed(error: ApiError) -> Applied {

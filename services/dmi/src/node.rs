@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use skerry_common::Key;
 use skerry_hubclient::Outbox;
+use skerry_store::StoreError;
 use tokio::sync::Notify;
 use tonic::Status;
 
@@ -119,24 +120,31 @@ impl Node {
         }
     }
 
+    /// Removes the row of a value that does not hold any more; one that was set since stays.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(crate) async fn forget(&self, key: &Key, property: &str) -> Result<(), StoreError> {
+        let _one = self.desiring.lock().await;
+        if self.read(|fleet, _| fleet.has_overlay(key, property)) {
+            return Ok(());
+        }
+        self.persist.delete_overlay(key, property).await
+    }
+
     /// Sets a desired value on the node. It is on disk when this returns. Returns its version.
     ///
     /// # Errors
     /// Why it was not taken; then nothing has changed.
     pub(crate) async fn desire(&self, key: &Key, property: &str, value: &str) -> Result<String, Status> {
         let _one = self.desiring.lock().await;
-        let planned = self.read(|fleet, _| fleet.plan(key, property, value));
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let planned = self.read(|fleet, _| fleet.plan(key, property, value, &id));
         let (uid, overlay) = planned.map_err(|refused| match refused {
             DesiredRefused::NoDevice => Status::not_found(format!("the device {key} is not on this node")),
             DesiredRefused::Value(why) => Status::invalid_argument(why),
         })?;
-        let saved = SavedOverlay {
-            uid: uid.clone(),
-            property: property.to_owned(),
-            value: overlay.value.clone(),
-            base: overlay.base.clone(),
-            earlier: overlay.earlier.clone(),
-        };
+        let saved = SavedOverlay::new(&uid, property, &overlay);
         self.persist.put_overlay(key, &saved).await.map_err(|error| {
             Status::unavailable(format!("the value cannot be stored: {}", skerry_common::chain(&error)))
         })?;

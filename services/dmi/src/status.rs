@@ -81,6 +81,8 @@ pub(crate) async fn tell_once(node: &Node) {
             "property": report.property,
             "value": report.value,
             "base": report.base,
+            "earlier": report.earlier,
+            "id": report.id,
         });
         node.outbox.put(Report {
             kind: kinds::DEVICE_DESIRED,
@@ -94,7 +96,7 @@ pub(crate) async fn tell_once(node: &Node) {
 /// Removes rows that say nothing any more. A row that stays is found again at the next start.
 async fn forget(node: &Node) {
     for (key, property) in node.read_mut(|fleet, _| fleet.take_forgotten()) {
-        if let Err(error) = node.persist.delete_overlay(&key, &property).await {
+        if let Err(error) = node.forget(&key, &property).await {
             tracing::warn!(error = chain(&error), "a value that does not hold any more cannot be removed");
         }
     }

@@ -1,5 +1,6 @@
 //! A Kubernetes API with devices, and DeviceControllers on it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +17,8 @@ use tower::ServiceExt as _;
 pub struct Cluster {
     _dir: tempfile::TempDir,
     pub client: Client,
+    /// The CA of the API server.
+    pub ca_pem: String,
 }
 
 fn client(router: Router) -> Client {
@@ -33,7 +36,8 @@ impl Cluster {
         let mut config = skerry_apiserver::Config::new(dir.path().join("data"));
         config.listen = "127.0.0.1:0".parse().unwrap();
         let server = config.build().await.unwrap();
-        let cluster = Self { _dir: dir, client: client(server.router()) };
+        let ca_pem = server.ca_pem().to_owned();
+        let cluster = Self { _dir: dir, client: client(server.router()), ca_pem };
         cluster.node("n1").await;
         cluster.ready("n1", "True").await;
         cluster.model("m").await;
@@ -47,6 +51,9 @@ impl Cluster {
             "DeviceStatus" => ("devices.kubeedge.io", "v1beta1", "devicestatuses"),
             "Event" => ("", "v1", "events"),
             "Node" => ("", "v1", "nodes"),
+            "ValidatingWebhookConfiguration" => {
+                ("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations")
+            }
             other => panic!("{other}"),
         };
         let resource = ApiResource {
@@ -66,6 +73,17 @@ impl Cluster {
     pub async fn create(&self, kind: &str, namespace: &str, object: Value) -> DynamicObject {
         let object = serde_json::from_value(object).unwrap();
         self.api(kind, namespace).create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    /// As [`Cluster::create`], for what may be refused.
+    pub async fn try_create(&self, kind: &str, object: Value) -> Result<DynamicObject, kube::Error> {
+        let object = serde_json::from_value(object).unwrap();
+        self.api(kind, "default").create(&PostParams::default(), &object).await
+    }
+
+    /// An object that is in no namespace.
+    pub async fn global(&self, kind: &str, name: &str) -> Option<DynamicObject> {
+        self.api(kind, "").get_opt(name).await.unwrap()
     }
 
     pub async fn patch(&self, kind: &str, name: &str, patch: Value) -> DynamicObject {
@@ -104,10 +122,7 @@ impl Cluster {
 
     /// A device of the node with the model `m`; its uid.
     pub async fn device(&self, name: &str, node: &str) -> String {
-        let device = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device", "metadata": {"name": name},
-            "spec": {"nodeName": node, "deviceModelRef": {"name": "m"}, "protocol": {"protocolName": "modbus"},
-                "properties": [{"name": "t", "desired": {"value": "20"}}, {"name": "p"}]}});
-        self.create("Device", "default", device).await.metadata.uid.unwrap()
+        self.create("Device", "default", device(name, node)).await.metadata.uid.unwrap()
     }
 
     /// `<status> <reason>` of a condition of the Device.
@@ -141,11 +156,14 @@ pub struct Controller {
 
 impl Controller {
     pub async fn start(client: Client) -> Self {
+        Self::with(client, Config::default(), None).await
+    }
+
+    pub async fn with(client: Client, config: Config, webhook: Option<SocketAddr>) -> Self {
         let (listener, connector) = skerry_rpc::pipe();
         let (metrics, readiness) = (Registry::new(), Readiness::new());
         let (trigger, stop) = drain::channel(Duration::from_secs(5));
-        let config = Config::default();
-        let sockets = Sockets { sync: Listen::Pipe(listener), webhook: None };
+        let sockets = Sockets { sync: Listen::Pipe(listener), webhook };
         let app = DeviceController::build(&config, sockets, client, &metrics, &readiness).await.unwrap();
         let task = tokio::spawn(app.run(stop));
         let this = Self { connector, readiness, metrics, trigger, task };
@@ -161,6 +179,13 @@ impl Controller {
         self.trigger.drain().await;
         self.task.await.unwrap().unwrap();
     }
+}
+
+/// A device of the node with the model `m`.
+pub fn device(name: &str, node: &str) -> Value {
+    json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device", "metadata": {"name": name},
+        "spec": {"nodeName": node, "deviceModelRef": {"name": "m"}, "protocol": {"protocolName": "modbus"},
+            "properties": [{"name": "t", "desired": {"value": "20"}}, {"name": "p"}]}})
 }
 
 /// Waits until something is so.

@@ -1,10 +1,11 @@
 //! Desired values that were set on a node.
 
 use serde_json::{Value, json};
+use skerry_common::desired::{ANSWERS, Answers};
 use skerry_common::kinds::{DEVICE_DESIRED, desired_base, desired_name};
 
 use crate::cluster::Cluster;
-use crate::hub::{Sink, committed, rejected};
+use crate::hub::{Sink, Source, committed, rejected};
 
 fn body(property: &str, value: Value, base: Option<&str>) -> Value {
     json!({"device": "d", "property": property, "value": value, "base": desired_base(base)})
@@ -66,4 +67,76 @@ async fn a_value_of_the_node_holds_unless_the_cloud_changed_it() {
     }
     assert_eq!(desired().await, "50");
     controller.stop().await;
+}
+
+/// With the id of a write, and earlier values of the node.
+fn named(value: &str, base: Option<&str>, id: &str, earlier: &[&str]) -> Value {
+    let mut body = body("t", value.into(), base);
+    body["id"] = id.into();
+    body["earlier"] = earlier.iter().map(|value| desired_base(Some(value))).collect();
+    body
+}
+
+#[tokio::test]
+async fn the_answer_is_in_the_device_and_nothing_is_taken_twice() {
+    let cluster = Cluster::start().await;
+    let uid = cluster.device("d", "n1").await;
+    let (a, b) = (cluster.controller().await, cluster.controller().await);
+    let (mut to_a, mut to_b) = (Sink::connect(&a).await, Sink::connect(&b).await);
+    let mut source = Source::connect(&b).await;
+    source.open(1, "n1", 1, "Device", &[]).await;
+    source.in_sync().await;
+    cluster.until("d", "Synced", "False DesiredPending").await;
+    let key = format!("default/{}", desired_name("d", "t"));
+    let set = async |sink: &mut Sink, body: Value| sink.report("n1", 1, DEVICE_DESIRED, &key, &uid, body).await;
+    let now = async || {
+        let device = cluster.get("Device", "d").await.unwrap();
+        let answers = device.metadata.annotations.unwrap_or_default().remove(ANSWERS).unwrap_or_default();
+        let answer = Answers::parse(&answers).get("t").cloned().unwrap_or_default();
+        (device.data["spec"]["properties"][0]["desired"]["value"].clone(), answer.id, answer.refused)
+    };
+
+    assert!(committed(&set(&mut to_a, named("50", Some("20"), "w1", &[])).await));
+    assert_eq!(now().await, (json!("50"), "w1".to_owned(), None));
+    // Somebody who sees it puts it back. The node was cut off before it heard, and reports again, to another replica.
+    cluster
+        .patch(
+            "Device",
+            "d",
+            json!({"spec": {"properties": [{"name": "t", "desired": {"value": "20"}}, {"name": "p"}]}}),
+        )
+        .await;
+    assert!(committed(&set(&mut to_b, named("50", Some("20"), "w1", &[])).await));
+    assert_eq!(now().await, (json!("20"), "w1".to_owned(), None), "it was taken once");
+    // The node hears of it although the value is what it was.
+    source.until("the answer", |s| s.body(1, "default/d")["metadata"]["annotations"][ANSWERS].is_string()).await;
+
+    // The later of two, when the earlier one was taken meanwhile.
+    assert!(committed(&set(&mut to_a, named("51", Some("20"), "w2", &[])).await));
+    assert!(committed(&set(&mut to_b, named("52", Some("20"), "w3", &["51"])).await));
+    assert_eq!(now().await, (json!("52"), "w3".to_owned(), None));
+    // What the cloud wants anyway is answered too.
+    assert!(committed(&set(&mut to_a, named("52", Some("51"), "w4", &[])).await));
+    assert_eq!(now().await, (json!("52"), "w4".to_owned(), None));
+
+    // Refused, in ignorance of the cloud's value and for the value itself: the node reads why.
+    let versions = async || cluster.get("Device", "d").await.unwrap().metadata;
+    for (id, body, why) in [
+        ("w5", named("60", Some("20"), "w5", &["50"]), "changed in the cloud meanwhile"),
+        ("w6", named("91", Some("52"), "w6", &[]), "0 to 90"),
+    ] {
+        let before = versions().await;
+        assert!(rejected(&set(&mut to_a, body.clone()).await), "{id}");
+        let (value, answered, refused) = now().await;
+        assert_eq!((value, answered.as_str()), (json!("52"), id));
+        assert!(refused.unwrap().contains(why));
+        let after = versions().await;
+        assert_eq!(after.generation, before.generation, "nothing is wanted that was not");
+        assert!(rejected(&set(&mut to_b, body).await), "{id}, again");
+        assert_eq!(versions().await.resource_version, after.resource_version, "it is written once");
+    }
+    let long = set(&mut to_a, named("1", Some("52"), &"x".repeat(65), &[])).await;
+    assert!(rejected(&long), "an id without bounds: {long:?}");
+    a.stop().await;
+    b.stop().await;
 }

@@ -15,5 +15,7 @@ mod down;
 #[path = "../../../edgecontroller/tests/it/hub.rs"]
 #[allow(dead_code)]
 mod hub;
+mod limits;
 mod replicas;
 mod up;
+mod webhook;

@@ -147,16 +147,9 @@ impl Device {
         if self.spec.version != spec.version {
             self.served = Served::Pending;
         }
-        // The cloud does not know yet which of its changes was made with knowledge of ours.
-        let tell = self.spec.generation != spec.generation;
         self.spec = spec;
         self.urgent = true;
-        let mut changes = self.adopt_properties();
-        if tell {
-            let holding = self.twins.iter().filter(|(_, twin)| twin.state.overlay.is_some());
-            changes.tell = holding.map(|(name, _)| Arc::clone(name)).collect();
-        }
-        changes
+        self.adopt_properties()
     }
 
     fn adopt_properties(&mut self) -> Overlays {
@@ -164,7 +157,7 @@ impl Device {
         let mut old = std::mem::take(&mut self.twins);
         for mut spec in std::mem::take(&mut self.spec.properties) {
             let mut state = old.remove(&spec.name).map(|twin| twin.state).unwrap_or_default();
-            match state.set_cloud(spec.desired.take()) {
+            match state.set_cloud(spec.desired.take(), self.spec.answers.get(&spec.name)) {
                 CloudChange::OverlayEnded => changes.ended.push(Arc::clone(&spec.name)),
                 CloudChange::Rebased => changes.tell.push(Arc::clone(&spec.name)),
                 CloudChange::Changed | CloudChange::Same => {}

@@ -131,8 +131,15 @@ impl Fleet {
         self.devices_in_sync && self.models_in_sync
     }
 
-    /// The cloud is there, or not.
+    /// The cloud is there, or not. When it comes, it hears again of every value that was set on the node and is not
+    /// answered: whatever became of the reports, nothing stays open for ever.
     pub(crate) fn set_connected(&mut self, connected: bool) {
+        if connected && !self.connected {
+            for (key, device) in &self.devices {
+                let open = device.twins.iter().filter(|(_, twin)| twin.state.overlay.is_some());
+                self.tell.extend(open.map(|(name, _)| (key.clone(), Arc::clone(name))));
+            }
+        }
         self.connected = connected;
     }
 

@@ -55,6 +55,8 @@ pub(crate) struct DesiredReport {
     pub(crate) property: String,
     pub(crate) value: String,
     pub(crate) base: String,
+    pub(crate) earlier: Vec<String>,
+    pub(crate) id: String,
 }
 
 /// A text of somebody else, as it may be shown: bounded, in one line.
@@ -126,17 +128,23 @@ impl Fleet {
         Ok(())
     }
 
-    /// The overlay that a write makes; it holds when it was stored and given to [`Fleet::desire`].
+    /// The overlay that a write, named `id`, makes; it holds when it was stored and given to [`Fleet::desire`].
     ///
     /// # Errors
     /// When it cannot be wanted.
-    pub(crate) fn plan(&self, key: &Key, property: &str, value: &str) -> Result<(String, Overlay), DesiredRefused> {
+    pub(crate) fn plan(
+        &self,
+        key: &Key,
+        property: &str,
+        value: &str,
+        id: &str,
+    ) -> Result<(String, Overlay), DesiredRefused> {
         let device = self.devices.get(key).ok_or(DesiredRefused::NoDevice)?;
         let Some(twin) = device.twins.get(property) else {
             return Err(DesiredRefused::Value(format!("the device has no property {property:?}")));
         };
         check(twin.spec.model.as_ref(), property, value).map_err(DesiredRefused::Value)?;
-        Ok((device.spec.uid.clone(), twin.state.overlay_of(value)))
+        Ok((device.spec.uid.clone(), twin.state.overlay_of(value, id)))
     }
 
     /// Takes an overlay that is durable. Returns the version of the desired value, or none when the cloud has
@@ -169,6 +177,12 @@ impl Fleet {
         Some(version)
     }
 
+    /// Whether a value that was set on the node holds.
+    pub(crate) fn has_overlay(&self, key: &Key, property: &str) -> bool {
+        let twin = self.devices.get(key).and_then(|device| device.twins.get(property));
+        twin.is_some_and(|twin| twin.state.overlay.is_some())
+    }
+
     pub(super) fn desired_report(&self, key: &Key, property: &str) -> Option<DesiredReport> {
         let device = self.devices.get(key)?;
         let overlay = device.twins.get(property)?.state.overlay.as_ref()?;
@@ -178,6 +192,8 @@ impl Fleet {
             property: property.to_owned(),
             value: overlay.value.clone(),
             base: overlay.base.clone(),
+            earlier: overlay.earlier.iter().map(|earlier| earlier.version.clone()).collect(),
+            id: overlay.id.clone(),
         })
     }
 

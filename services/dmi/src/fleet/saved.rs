@@ -11,7 +11,7 @@ use skerry_common::Key;
 use skerry_k8s_types::Condition;
 
 use super::{Device, Fleet, State};
-use crate::twin::{Measured, Overlay, Quality};
+use crate::twin::{Earlier, Measured, Overlay, Quality};
 
 /// A value set on the node, as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +20,22 @@ pub(crate) struct SavedOverlay {
     pub(crate) property: String,
     pub(crate) value: String,
     pub(crate) base: String,
+    pub(crate) id: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) earlier: Vec<String>,
+    pub(crate) earlier: Vec<Earlier>,
+}
+
+impl SavedOverlay {
+    pub(crate) fn new(uid: &str, property: &str, overlay: &Overlay) -> Self {
+        Self {
+            uid: uid.to_owned(),
+            property: property.to_owned(),
+            value: overlay.value.clone(),
+            base: overlay.base.clone(),
+            id: overlay.id.clone(),
+            earlier: overlay.earlier.clone(),
+        }
+    }
 }
 
 /// What a device said, as stored.
@@ -54,6 +68,8 @@ struct SavedTwin {
     applied: String,
     #[serde(default)]
     refused: Option<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_taken: Option<String>,
 }
 
 impl Fleet {
@@ -75,6 +91,7 @@ impl Fleet {
                 let Some(twin) = device.twins.get_mut(name.as_str()) else { continue };
                 twin.state.applied = saved.applied;
                 twin.state.refused = saved.refused;
+                twin.state.not_taken = saved.not_taken;
                 twin.state.reported = saved.value.map(|value| Measured {
                     value,
                     quality: if saved.bad { Quality::Bad } else { Quality::Uncertain },
@@ -86,7 +103,7 @@ impl Fleet {
             }
         }
         for saved in self.saved_overlays.remove(&key).unwrap_or_default() {
-            let overlay = Overlay { value: saved.value, base: saved.base, earlier: saved.earlier };
+            let overlay = Overlay { value: saved.value, base: saved.base, id: saved.id, earlier: saved.earlier };
             let twin = device.twins.get_mut(saved.property.as_str()).filter(|_| saved.uid == device.spec.uid);
             let holds = twin.is_some_and(|twin| twin.state.set_overlay(overlay) && twin.state.overlay.is_some());
             let name = (key.clone(), saved.property.as_str().into());
@@ -125,6 +142,7 @@ fn save(device: &mut Device) -> SavedTwins {
             to_cloud: reported.is_some_and(|reported| reported.to_cloud),
             applied: twin.state.applied.clone(),
             refused: twin.state.refused.clone(),
+            not_taken: twin.state.not_taken.clone(),
         }
     };
     SavedTwins {

@@ -110,9 +110,10 @@ impl Fleet {
                 desired: twin.state.desired().map(|value| (value.to_owned(), twin.state.overlay.is_some())),
                 synced: matches!(sync, Sync::Yes | Sync::Nothing),
                 refused: matches!(sync, Sync::Refused(_)),
-                problem: match (sync, &twin.state.reported) {
-                    (Sync::Refused(words), _) => words.to_owned(),
-                    (_, Some(reported)) => reported.problem.clone(),
+                problem: match (sync, &twin.state.not_taken, &twin.state.reported) {
+                    (Sync::Refused(words), _, _) => words.to_owned(),
+                    (_, Some(why), _) => why.clone(),
+                    (_, _, Some(reported)) => reported.problem.clone(),
                     _ => String::new(),
                 },
             }

@@ -261,19 +261,12 @@ fn what_was_saved_comes_back_for_the_same_device_only() {
     connect(&mut before, "m", Api::V1, at(0));
     before.report(&id("m"), &key, vec![reading("7")], at(1)).unwrap();
     before.report_state(&id("m"), &key, State::Online, "ok", "", at(1)).unwrap();
-    let (uid, overlay) = before.plan(&key, "s", "5").unwrap();
+    let (uid, overlay) = before.plan(&key, "s", "5", "id").unwrap();
     before.desire(&key, &uid, "s", overlay.clone()).unwrap();
     let saved: BTreeMap<_, _> = before.take_unsaved(10).into_iter().collect();
     assert!(before.take_unsaved(10).is_empty());
     let overlays = |uid: &str| {
-        let overlay = overlay.clone();
-        let saved = super::SavedOverlay {
-            uid: uid.into(),
-            property: "s".into(),
-            value: overlay.value,
-            base: overlay.base,
-            earlier: overlay.earlier,
-        };
+        let saved = super::SavedOverlay::new(uid, "s", &overlay);
         BTreeMap::from([(key.clone(), vec![saved])])
     };
     let mut after = Fleet::new(before.settings);

@@ -6,10 +6,12 @@
 //!
 //! **The rule of convergence.** The authority for a desired value is the Device in the API. A value that is
 //! set on the node (an overlay) is durable at once, holds on the node and travels up with the cloud's value
-//! that it replaces, its base. It ends when the cloud's value becomes another than the base: then it was
-//! accepted, or somebody changed the value in the cloud, who wins. So a write at the edge holds until the
-//! cloud changes that property, and a change in the cloud that was made without knowledge of it wins. A later
-//! write at the edge is not undone by the acceptance of an earlier one: it is told again with the new base.
+//! that it replaces, its base. It is taken if the cloud's value is still its base, and the answer comes back with the
+//! Device ([`skerry_common::desired`]). It ends with its answer, or when the cloud's value becomes another than the
+//! base: then somebody changed the value in the cloud, who wins. So a write at the edge holds until the cloud
+//! changes that property, and a change in the cloud that was made without knowledge of it wins. Answers name writes,
+//! because a value that came back to what it was says nothing. A later write at the edge is not undone by the
+//! acceptance of an earlier one: it is told again with the new base.
 
 mod property;
 #[cfg(test)]
@@ -17,7 +19,7 @@ mod property_tests;
 mod spec;
 mod value;
 
-pub(crate) use property::{CloudChange, Measured, Overlay, Property, Quality, Sync};
+pub(crate) use property::{CloudChange, Earlier, Measured, Overlay, Property, Quality, Sync};
 pub(crate) use spec::{PropertySpec, Spec, read};
 pub(crate) use value::{MAX_VALUE_BYTES, check, check_type, same};
 

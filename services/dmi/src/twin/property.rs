@@ -4,12 +4,13 @@
 //! counts as taken over only when the mapper said so for that value, or the device reports it; a value that
 //! was not reported for longer than its limit, or not since the start, is never Good.
 
+use skerry_common::desired::Answer;
 use skerry_common::kinds::desired_base;
 use skerry_k8s_types::PropertyType;
 
 use super::{Now, same};
 
-/// Earlier writes of the node whose fate is not known; more in a row than this are not told apart from
+/// Earlier writes of the node whose answer did not come yet; more in a row than this are not told apart from
 /// changes of the cloud.
 const MAX_EARLIER: usize = 8;
 
@@ -41,8 +42,18 @@ pub(crate) struct Overlay {
     pub(crate) value: String,
     /// [`desired_base`] of the cloud's value that it replaces.
     pub(crate) base: String,
-    /// Versions of the node's earlier values that the cloud may still come to accept, oldest first.
-    pub(crate) earlier: Vec<String>,
+    /// Names this write, for the cloud's answer.
+    pub(crate) id: String,
+    /// The node's earlier writes that the cloud may still come to take, oldest first.
+    pub(crate) earlier: Vec<Earlier>,
+}
+
+/// A write of the node that was replaced by another before its answer came.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Earlier {
+    pub(crate) id: String,
+    /// [`desired_base`] of its value.
+    pub(crate) version: String,
 }
 
 /// What a device said.
@@ -93,6 +104,10 @@ pub(crate) enum CloudChange {
 pub(crate) struct Property {
     pub(crate) cloud: Option<String>,
     pub(crate) overlay: Option<Overlay>,
+    /// The cloud's answer to a write of the node, as it came with its value.
+    pub(crate) answer: Option<Answer>,
+    /// Why the last value that was set on the node is not wanted any more, for people.
+    pub(crate) not_taken: Option<String>,
     pub(crate) reported: Option<Measured>,
     /// Version of the desired value that the device has taken over.
     pub(crate) applied: String,
@@ -111,51 +126,76 @@ impl Property {
         self.desired().map(|value| desired_base(Some(value)))
     }
 
-    /// Takes what the cloud wants.
-    pub(crate) fn set_cloud(&mut self, value: Option<String>) -> CloudChange {
+    /// Takes what the cloud wants, and what it answered last.
+    pub(crate) fn set_cloud(&mut self, value: Option<String>, answer: Option<&Answer>) -> CloudChange {
         let known = self.cloud == value;
-        self.cloud = value;
-        let unchanged = if known { CloudChange::Same } else { CloudChange::Changed };
-        let Some(overlay) = &self.overlay else { return unchanged };
-        // The cloud wants the same, and nothing of ours is on its way any more.
-        if known && self.cloud.as_deref() == Some(&overlay.value) {
-            self.overlay = None;
-            return CloudChange::OverlayEnded;
+        if !known {
+            self.not_taken = None;
         }
-        self.weigh().unwrap_or(unchanged)
+        self.cloud = value;
+        self.answer = answer.cloned();
+        self.weigh().unwrap_or(if known { CloudChange::Same } else { CloudChange::Changed })
     }
 
-    /// Whether the overlay still holds against the cloud's value.
+    /// Whether the overlay still holds against the cloud's value and answer.
     fn weigh(&mut self) -> Option<CloudChange> {
         let version = desired_base(self.cloud.as_deref());
-        let overlay = self.overlay.as_mut().filter(|overlay| overlay.base != version)?;
-        if let Some(at) = overlay.earlier.iter().position(|earlier| *earlier == version) {
-            overlay.earlier.drain(..=at);
-            overlay.base = version;
-            return Some(CloudChange::Rebased);
+        let overlay = self.overlay.as_mut()?;
+        let earlier = |id: &str| overlay.earlier.iter().position(|earlier| earlier.id == id);
+        match &self.answer {
+            // Whatever is wanted now is wanted with knowledge of it.
+            Some(answer) if answer.id == overlay.id => {}
+            Some(answer) if let Some(at) = earlier(&answer.id) => {
+                let answered = overlay.earlier.drain(..=at).last();
+                match answered.filter(|_| answer.refused.is_none()) {
+                    Some(taken) if taken.version == version => {
+                        overlay.base = version;
+                        return Some(CloudChange::Rebased);
+                    }
+                    // It was taken, and the value then changed in the cloud.
+                    Some(_) => {}
+                    None if overlay.base == version => return None,
+                    None => {}
+                }
+            }
+            _ if overlay.base == version => return None,
+            // A cloud that gives no answers: by the value alone.
+            _ => {
+                if let Some(at) = overlay.earlier.iter().position(|earlier| earlier.version == version) {
+                    overlay.earlier.drain(..=at);
+                    overlay.base = version;
+                    return Some(CloudChange::Rebased);
+                }
+            }
         }
-        self.overlay = None;
+        let overlay = self.overlay.take()?;
+        let refused = self.answer.as_ref().filter(|answer| answer.id == overlay.id);
+        if let Some(why) = refused.and_then(|answer| answer.refused.as_ref()) {
+            self.not_taken = Some(format!("the cloud did not take {}, which was set here: {why}", overlay.value));
+        } else if refused.is_none() && self.cloud.as_deref() != Some(&overlay.value) {
+            self.not_taken =
+                Some(format!("{}, which was set here, was replaced: the cloud has changed it", overlay.value));
+        }
         Some(CloudChange::OverlayEnded)
     }
 
     /// The overlay that a write on the node makes.
-    pub(crate) fn overlay_of(&self, value: &str) -> Overlay {
+    pub(crate) fn overlay_of(&self, value: &str, id: &str) -> Overlay {
         let mut earlier = Vec::new();
         if let Some(old) = &self.overlay {
             earlier.clone_from(&old.earlier);
-            let version = desired_base(Some(&old.value));
-            if old.value != value && !earlier.contains(&version) {
-                earlier.push(version);
-            }
+            earlier.push(Earlier { id: old.id.clone(), version: desired_base(Some(&old.value)) });
             let surplus = earlier.len().saturating_sub(MAX_EARLIER);
             earlier.drain(..surplus);
         }
-        Overlay { value: value.to_owned(), base: desired_base(self.cloud.as_deref()), earlier }
+        let base = desired_base(self.cloud.as_deref());
+        Overlay { value: value.to_owned(), base, id: id.to_owned(), earlier }
     }
 
     /// Takes an overlay that is durable now. Whether its value is what is wanted: not when the cloud's value has
     /// changed since it was made. There is none afterwards where the cloud wants the same.
     pub(crate) fn set_overlay(&mut self, overlay: Overlay) -> bool {
+        self.not_taken = None;
         if overlay.earlier.is_empty() && self.cloud.as_deref() == Some(&overlay.value) {
             self.overlay = None;
             return true;

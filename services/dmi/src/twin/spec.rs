@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use skerry_common::desired::{ANSWERS, Answers};
 use skerry_common::{Key, fnv1a};
 use skerry_k8s_types::{AccessMode, Device, DeviceModel, DeviceProperty, ModelProperty, merge_defaults};
 
@@ -88,6 +89,8 @@ pub(crate) struct Spec {
     /// Its model's name, and the model if it is there.
     pub(crate) model: Option<(Key, Option<Arc<DeviceModel>>)>,
     pub(crate) properties: Vec<PropertySpec>,
+    /// What the cloud answered to values that were set on the node.
+    pub(crate) answers: Answers,
     /// Changes when the mapper has to set the device up again; desired values do not count.
     pub(crate) version: String,
     /// The same without what the model says of the properties.
@@ -124,6 +127,7 @@ impl Spec {
     ) -> Self {
         let described = model.as_ref().and_then(|(_, model)| model.as_deref());
         let properties = device.spec.properties.iter().map(|p| PropertySpec::new(p, described)).collect();
+        let answers = device.metadata.annotations.get(ANSWERS).map(|text| Answers::parse(text)).unwrap_or_default();
         let (uid, generation) = (device.metadata.uid.clone(), device.metadata.generation);
         let protocol = device.protocol_name().into();
         if let Some(described) = described {
@@ -144,7 +148,7 @@ impl Spec {
         let bare_version = format!("{bare:016x}");
         let whole = fnv1a(&[&bare_version, &text(serde_json::to_string(&described.map(|model| &model.spec)))]);
         let version = format!("{whole:016x}");
-        Self { key, uid, generation, protocol, model, properties, version, bare_version, body }
+        Self { key, uid, generation, protocol, model, properties, answers, version, bare_version, body }
     }
 
     /// The Device as it came.

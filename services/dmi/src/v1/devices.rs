@@ -78,7 +78,11 @@ impl Devices for Shown {
         self.access.caller(&request)?;
         let pb::SetDesiredRequest { device, property, value } = request.into_inner();
         let key = convert::key(device.as_ref()).map_err(convert::invalid)?;
-        let version = self.node.desire(&key, &property, &value).await?;
+        let node = Arc::clone(&self.node);
+        // To its end, also when whoever asked is gone: a value that is on disk and does not hold would hold after the
+        // next start.
+        let set = tokio::spawn(async move { node.desire(&key, &property, &value).await });
+        let version = set.await.map_err(|_| Status::internal("the value may not have been set; look"))??;
         Ok(Response::new(pb::SetDesiredResponse { version }))
     }
 

@@ -186,7 +186,9 @@ async fn a_value_set_on_the_node_is_durable_and_travels_up() {
     }
     let told = eventually(async || node.hub.received(kinds::DEVICE_DESIRED).pop()).await.unwrap();
     let base = skerry_common::kinds::desired_base(Some("40"));
-    assert_eq!(told.body, json!({ "device": "b1", "property": "setpoint", "value": "55", "base": base }));
+    let mut body = told.body.clone();
+    let id = body.as_object_mut().unwrap().remove("id").unwrap();
+    assert_eq!(body, json!({ "device": "b1", "property": "setpoint", "value": "55", "base": base, "earlier": [] }));
     for (wrong, code) in [
         (set("91"), Code::InvalidArgument),
         (set("warm"), Code::InvalidArgument),
@@ -212,6 +214,29 @@ async fn a_value_set_on_the_node_is_durable_and_travels_up() {
     node.hub.put(kinds::DEVICE, "plant", "b1", accepted.clone());
     let cloud = |v: &pb::DeviceView| twin(v, "setpoint").desired_origin() == pb::DesiredOrigin::Cloud;
     assert_eq!(twin(&node.until("b1", cloud).await, "setpoint").desired.as_deref(), Some("55"));
+    assert!(twin(&node.view("b1").await.unwrap(), "setpoint").problem.is_empty());
+    let mut mapper = Mapper::connect(&node, "m").await;
+    mapper.take_device().await;
+    // A value that the cloud does not take: the node wants what the cloud wants again, and people read why.
+    node.devices().set_desired(set("60")).await.unwrap();
+    let told =
+        eventually(async || node.hub.received(kinds::DEVICE_DESIRED).pop().filter(|told| told.body["value"] == "60"));
+    let next = told.await.unwrap().body["id"].clone();
+    assert_ne!(next, id, "each write has its own");
+    let answer = json!({ "setpoint": { "id": next, "refused": "the model allows at most 58" } });
+    accepted["metadata"]["annotations"] = json!({ "skerry.io/set-on-node": answer.to_string() });
+    node.hub.put(kinds::DEVICE, "plant", "b1", accepted.clone());
+    let view = node.until("b1", cloud).await;
+    assert_eq!(twin(&view, "setpoint").desired.as_deref(), Some("55"));
+    let problem = &twin(&view, "setpoint").problem;
+    assert!(problem.contains("did not take 60") && problem.contains("at most 58"), "{problem}");
+    loop {
+        if let Down::Desired(desired) = mapper.hear().await
+            && desired.value == "55"
+        {
+            break;
+        }
+    }
     // A change in the cloud wins over what is set on the node before it is known.
     node.devices().set_desired(set("60")).await.unwrap();
     accepted["spec"]["properties"][1]["desired"]["value"] = "70".into();

@@ -78,7 +78,9 @@ fn progress(view: &pb::DeviceView, wanted: &[Wanted]) -> Progress {
         };
         if twin.desired.as_ref() != Some(value) {
             let now = twin.desired.as_deref().map_or("nothing".into(), show::short);
-            return Progress::Never(format!("{property} was changed meanwhile: wanted is {now}"));
+            let because =
+                if twin.problem.is_empty() { String::new() } else { format!(": {}", show::plain(&twin.problem)) };
+            return Progress::Never(format!("{property} was changed meanwhile, wanted is {now}{because}"));
         }
         if twin.synced {
             continue;
