@@ -17,7 +17,7 @@ SHIPPED := skerry skerry-apiserver skerry-controllers skerry-edgecontroller sker
 	skerry-dmi skerry-mapper-modbus skerry-mapper-opcua
 
 .PHONY: help up up-processes down build tools test fmt lint unit sim robustness dist dist-edge \
-	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear bench-modbus bench-dmi clean
+	bench-sessions bench-link bench-pod-start bench-edge bench-restart bench-wear bench-modbus bench-dmi bench-devices clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,8 @@ robustness: ## the fault cases of tests/ROBUSTNESS.md at their full counts (hour
 	$(CARGO) build --locked -p skerry-mapper-modbus --bins
 	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=10 \
 	  $(CARGO) nextest run --locked --profile robustness -p skerry-dmi restarts_in_every_order
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" SKERRY_ROUNDS=200 \
+	  $(CARGO) nextest run --locked --profile robustness -p skerry-devices-tests twins_converge
 	$(MAKE) --no-print-directory bench-link bench-sessions bench-wear
 
 dist: tools ## build what is shipped (optimised, jemalloc)
@@ -102,6 +104,9 @@ bench-restart: tools ## a restart of the agent without the cloud, 20 pods; ARGS=
 
 bench-dmi: tools ## a thousand devices: calls of DMI v1beta1, values of streams, memory, API writes; ARGS= for others
 	$(DIST_EDGE) && $(BENCH)/bench-dmi --program target/dist-edge/skerry $(ARGS)
+
+bench-devices: tools ## from a patch of a desired value to the register, and from a register to the DeviceStatus
+	$(DIST_EDGE) && $(BENCH)/bench-devices --program target/dist-edge/skerry $(ARGS)
 
 bench-wear: tools ## 3,000 pods through one node; ARGS= for others
 	$(BENCH_NODE) wear $(ARGS)

@@ -195,6 +195,7 @@ mod tests {
                 property: "t".into(),
                 value: checkpoint.to_string(),
                 base: "none".into(),
+                id: checkpoint.to_string(),
                 earlier: Vec::new(),
             };
             persist.put_overlay(&Key::new("plant", "d0"), &overlay).await.unwrap();

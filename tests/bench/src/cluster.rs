@@ -15,6 +15,9 @@ use crate::proc::{Process, binaries};
 /// How long a process may take to start.
 const START: Duration = Duration::from_secs(30);
 
+/// How long values of one device wait for each other by default, seconds.
+pub const VALUE_SECONDS: u64 = 10;
+
 const DOMAIN: &str = "bench.skerry";
 const CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -34,6 +37,8 @@ pub struct Cluster {
     pub hub: Process,
     /// DeviceController, where there are devices.
     pub devicecontroller: Option<Process>,
+    /// How long values of one device wait for each other, seconds; the default where there are none.
+    pub value_seconds: u64,
     /// The controllers of the embedded control plane.
     pub controllers: Process,
     /// EdgeController.
@@ -55,18 +60,19 @@ impl Cluster {
     /// # Errors
     /// When a process does not start in time; its log is named.
     pub async fn start(ports: Ports) -> anyhow::Result<Self> {
-        Self::begin(ports, false).await
+        Self::begin(ports, None).await
     }
 
-    /// As [`Cluster::start`], with DeviceController.
+    /// As [`Cluster::start`], with DeviceController; values of one device wait so many seconds for each other, there
+    /// and on the node.
     ///
     /// # Errors
     /// When a process does not start in time; its log is named.
-    pub async fn with_devices(ports: Ports) -> anyhow::Result<Self> {
-        Self::begin(ports, true).await
+    pub async fn with_devices(ports: Ports, value_seconds: u64) -> anyhow::Result<Self> {
+        Self::begin(ports, Some(value_seconds)).await
     }
 
-    async fn begin(ports: Ports, devices: bool) -> anyhow::Result<Self> {
+    async fn begin(ports: Ports, value_seconds: Option<u64>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         let binaries = binaries()?;
@@ -101,11 +107,12 @@ impl Cluster {
 
         let mut sources = vec![SourceConfig::edgecontroller(vec![source])];
         let mut devicecontroller = None;
-        if devices {
+        if let Some(value_seconds) = value_seconds {
             let (credentials, source) = (path.join("devicecontroller"), ports.at(3));
             CredentialStore::open(&credentials)?.save(&service(&ca, "devicecontroller")?)?;
             let config = serde_json::json!({
                 "listen": source, "webhook": ports.at(4), "credentials": credentials, "trustDomain": DOMAIN,
+                "valueSeconds": value_seconds,
             });
             let file = path.join("devicecontroller.yaml");
             std::fs::write(&file, config.to_string())?;
@@ -145,7 +152,19 @@ impl Cluster {
         }
         // The lanes to EdgeController connect within their first retries.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(Self { hub, devicecontroller, controllers, edgecontroller, apiserver, client, ca, hub_address, folder })
+        let value_seconds = value_seconds.unwrap_or(VALUE_SECONDS);
+        Ok(Self {
+            hub,
+            devicecontroller,
+            value_seconds,
+            controllers,
+            edgecontroller,
+            apiserver,
+            client,
+            ca,
+            hub_address,
+            folder,
+        })
     }
 
     /// Credentials of a node, as clients take them.

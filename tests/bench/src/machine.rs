@@ -64,7 +64,11 @@ impl Machine {
             "cgroupRoot": containerd.cgroup_root(),
             // The disk of the machine is what it is: a full one is not what is measured.
             "node": { "evictionHard": {} },
-            "dmi": { "socket": data.join("dmi.sock"), "mapperSocketDirs": [containerd.dir()] },
+            "dmi": {
+                "socket": data.join("dmi.sock"),
+                "mapperSocketDirs": [containerd.dir()],
+                "statusSeconds": cluster.value_seconds,
+            },
             "adminListen": format!("127.0.0.1:{admin_port}"),
             "kubeletListen": format!("127.0.0.1:{}", admin_port + 3),
         });

@@ -37,7 +37,7 @@ fn a_week_without_the_cloud_costs_nothing_that_grows() {
         }
         fleet.report(&id("m"), &key, vec![reading(&minute.to_string())], now).unwrap();
         fleet.report_state(&id("m"), &key, State::Online, "online", "", now).unwrap();
-        let (uid, overlay) = fleet.plan(&key, "s", &minute.to_string()).unwrap();
+        let (uid, overlay) = fleet.plan(&key, "s", &minute.to_string(), &minute.to_string()).unwrap();
         fleet.desire(&key, &uid, "s", overlay).unwrap();
         while fleet.next_dirty(&id("m"), fleet.epochs).is_some() {}
         fleet.tick(now);

@@ -21,7 +21,7 @@ use clap::{Parser, ValueEnum};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::{Api, DynamicObject, PostParams};
 use serde_json::json;
-use skerry_bench::cluster::{Cluster, Ports};
+use skerry_bench::cluster::{Cluster, Ports, VALUE_SECONDS};
 use skerry_bench::figures::{Figures, percentile};
 use skerry_bench::machine::Machine;
 use skerry_bench::proc::{Process, binaries};
@@ -160,7 +160,7 @@ async fn alone(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
 
 async fn node(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
     say("node: starting the cloud and a node");
-    let cluster = Cluster::with_devices(Ports(PORTS)).await?;
+    let cluster = Cluster::with_devices(Ports(PORTS), VALUE_SECONDS).await?;
     let program = args.program.clone().map_or_else(Machine::shipped, Ok)?;
     let machine = Machine::start(&cluster, NODE, NODE_PORT, &program).await?;
     let measured = on(args, &cluster, &machine, figures).await;
