@@ -53,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-e2e", &["*"]),
     ("skerry-bench", &["*"]),
     ("skerry-hub-tests", &["*"]),
+    ("skerry-devices-tests", &["*"]),
 ];
 const MAPPER: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-mapper-sdk", "skerry-mapper-dataplane"];
 const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-k8s-types", "skerry-common"];
@@ -111,8 +112,15 @@ const CLOUD_CONTROLLER: &[&str] = &[
     "skerry-kubesync",
     "skerry-k8s-types",
 ];
-const TESTS: &[&str] =
-    &["skerry-test-support", "skerry-sim", "skerry-gates", "skerry-e2e", "skerry-bench", "skerry-hub-tests"];
+const TESTS: &[&str] = &[
+    "skerry-test-support",
+    "skerry-sim",
+    "skerry-gates",
+    "skerry-e2e",
+    "skerry-bench",
+    "skerry-hub-tests",
+    "skerry-devices-tests",
+];
 
 /// External crates that only these may use. Tests may use everything.
 const GUARDED: &[(&str, &[&str])] = &[
