@@ -5,6 +5,8 @@
 //! everybody wants and has the same, nothing is lost that the rule of convergence says must hold, the conditions are
 //! right, and nobody writes any more. [`Bug`]s are planted to show that it would be found out.
 
+#![allow(clippy::indexing_slicing, reason = "of JSON only, where what is missing is null")]
+
 mod api;
 mod history;
 mod part;

@@ -10,9 +10,9 @@ use skerry_k8s_types::PropertyType;
 
 use super::{Now, same};
 
-/// Earlier writes of the node whose answer did not come yet; more in a row than this are not told apart from
-/// changes of the cloud.
-const MAX_EARLIER: usize = 8;
+/// Earlier writes of the node whose answer did not come yet. Of more in a row those in the middle are forgotten: what
+/// may have been taken was on its way when the link was lost, or is new.
+const MAX_EARLIER: usize = 16;
 
 /// How far a value can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +146,7 @@ impl Property {
             // Whatever is wanted now is wanted with knowledge of it.
             Some(answer) if answer.id == overlay.id => {}
             Some(answer) if let Some(at) = earlier(&answer.id) => {
-                let answered = overlay.earlier.drain(..=at).last();
+                let answered = overlay.earlier.drain(..=at).next_back();
                 match answered.filter(|_| answer.refused.is_none()) {
                     Some(taken) if taken.version == version => {
                         overlay.base = version;
@@ -185,8 +185,9 @@ impl Property {
         if let Some(old) = &self.overlay {
             earlier.clone_from(&old.earlier);
             earlier.push(Earlier { id: old.id.clone(), version: desired_base(Some(&old.value)) });
-            let surplus = earlier.len().saturating_sub(MAX_EARLIER);
-            earlier.drain(..surplus);
+            if earlier.len() > MAX_EARLIER {
+                earlier.remove(MAX_EARLIER / 2);
+            }
         }
         let base = desired_base(self.cloud.as_deref());
         Overlay { value: value.to_owned(), base, id: id.to_owned(), earlier }

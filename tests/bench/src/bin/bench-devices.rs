@@ -169,9 +169,10 @@ async fn up(cluster: &Cluster, device: &Device, changes: u16, figures: &mut Figu
         let seen = async {
             while let Some(event) = events.next().await {
                 let (WatchEvent::Added(status) | WatchEvent::Modified(status)) = event? else { continue };
-                let twins = status.data["status"]["twins"].as_array().cloned().unwrap_or_default();
-                let level = twins.iter().find(|twin| twin["propertyName"] == "level");
-                if level.is_some_and(|twin| twin["reported"]["value"] == value.to_string()) {
+                let twins = status.data.pointer("/status/twins").and_then(|twins| twins.as_array());
+                let text = |twin: &serde_json::Value, path: &str| twin.pointer(path)?.as_str().map(str::to_owned);
+                let level = twins.into_iter().flatten().find(|t| text(t, "/propertyName").as_deref() == Some("level"));
+                if level.and_then(|twin| text(twin, "/reported/value")) == Some(value.to_string()) {
                     return anyhow::Ok(Instant::now());
                 }
             }
