@@ -1,7 +1,6 @@
 //! What is so when everything has come to rest: the Device, dmi, the device and the DeviceStatus say the same.
 
 use kube::api::DynamicObject;
-use serde_json::Value;
 use skerry_proto::dmi::v1 as pb;
 
 use crate::api::devices_api;
@@ -83,12 +82,12 @@ impl Rest {
         }
         let twins = self.status.data["status"]["twins"].as_array();
         let cloud = twins.into_iter().flatten().find(|twin| twin["propertyName"] == property);
-        let in_cloud = |field: &str| cloud.map_or(Value::Null, |twin| twin[field]["value"].clone());
-        if in_cloud("reported") != held.to_string() {
-            return Err(format!("the device holds {held}, and the DeviceStatus says {}", in_cloud("reported")));
+        let in_cloud = |field: &str| cloud.and_then(|twin| twin[field]["value"].as_str()).map(str::to_owned);
+        if in_cloud("reported") != Some(held.to_string()) {
+            return Err(format!("the device holds {held}, and the DeviceStatus says {:?}", in_cloud("reported")));
         }
-        if in_cloud("observedDesired") != text.map_or(Value::Null, Value::from) {
-            return Err(format!("{wanted:?} is wanted, and the DeviceStatus says {}", in_cloud("observedDesired")));
+        if in_cloud("observedDesired") != text {
+            return Err(format!("{wanted:?} is wanted, and the DeviceStatus says {:?}", in_cloud("observedDesired")));
         }
         Ok(refused.is_some())
     }
