@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use skerry_devices_tests::{Bug, PROPERTIES, Plan, System, round};
+use skerry_devices_tests::{Bug, PROPERTIES, Plan, Service, System, eventually, key, round};
+use skerry_proto::dmi::v1 as pb;
 
 /// Rounds where nobody says how many.
 const ROUNDS: u64 = 3;
@@ -58,8 +59,32 @@ async fn an_overlay_that_never_ends_is_found() {
     assert!(words.iter().any(|words| said.contains(words)), "{said}");
 }
 
+/// Sets a value on the node while nobody hears of it, and kills dmi. Returns what dmi wants when it is back.
+async fn set_and_killed(bug: Option<Bug>) -> Option<String> {
+    let mut system = System::start(&PROPERTIES, bug).await.unwrap();
+    system.device("d", &PROPERTIES).await.unwrap();
+    let desired = async |system: &System| {
+        let mut desired = None;
+        let look = async || {
+            let view = system.view("d").await.map_err(|error| error.to_string())?;
+            desired = view.twins.into_iter().find(|twin| twin.property == "edge").and_then(|twin| twin.desired);
+            Ok(())
+        };
+        eventually(look).await.unwrap();
+        desired
+    };
+    assert_eq!(desired(&system).await.as_deref(), Some("0"));
+    system.kill(Service::EdgeHub).await.unwrap();
+    let set = pb::SetDesiredRequest { device: Some(key("d")), property: "edge".into(), value: "7".into() };
+    system.devices().set_desired(set).await.unwrap();
+    system.kill(Service::Dmi).await.unwrap();
+    system.run(Service::EdgeHub).await.unwrap();
+    system.run(Service::Dmi).await.unwrap();
+    desired(&system).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_forgets_is_found() {
-    let said = found(Bug::NotDurable).await;
-    assert!(said.contains("acknowledged, and nobody changed it"), "{said}");
+async fn what_was_acknowledged_survives_and_a_store_that_forgets_is_found() {
+    assert_eq!(set_and_killed(None).await.as_deref(), Some("7"));
+    assert_eq!(set_and_killed(Some(Bug::NotDurable)).await.as_deref(), Some("0"), "the control");
 }
