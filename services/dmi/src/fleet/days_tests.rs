@@ -7,7 +7,7 @@ use skerry_common::{Key, kinds};
 
 use super::tests::{at, body, condition, connect, device, fleet, id, put, reading, serve};
 use super::{Api, Fleet, LEASE_MS, SETTLE_MS, State};
-use crate::twin::{Now, Quality};
+use crate::twin::{MAX_EARLIER, Now, Quality};
 
 const HOUR: u64 = 3_600_000;
 const WEEK: u64 = 7 * 24 * HOUR;
@@ -59,7 +59,7 @@ fn a_week_without_the_cloud_costs_nothing_that_grows() {
     assert!(rows <= usize::try_from(WEEK / 300_000).unwrap() + 1, "{rows} rows");
     // What the node wants is remembered, as far as it may still matter.
     let overlay = fleet.devices[&key].twins["s"].state.overlay.clone().unwrap();
-    assert!(overlay.earlier.len() <= 8, "{overlay:?}");
+    assert!(overlay.earlier.len() <= MAX_EARLIER, "{overlay:?}");
     // The cloud is back: it hears the newest, at once.
     fleet.set_connected(true);
     let now = at(SETTLE_MS + WEEK + 60_000);

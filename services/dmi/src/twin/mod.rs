@@ -19,6 +19,8 @@ mod property_tests;
 mod spec;
 mod value;
 
+#[cfg(test)]
+pub(crate) use property::MAX_EARLIER;
 pub(crate) use property::{CloudChange, Earlier, Measured, Overlay, Property, Quality, Sync};
 pub(crate) use spec::{PropertySpec, Spec, read};
 pub(crate) use value::{MAX_VALUE_BYTES, check, check_type, same};

@@ -12,7 +12,7 @@ use super::{Now, same};
 
 /// Earlier writes of the node whose answer did not come yet. Of more in a row those in the middle are forgotten: what
 /// may have been taken was on its way when the link was lost, or is new.
-const MAX_EARLIER: usize = 16;
+pub(crate) const MAX_EARLIER: usize = 16;
 
 /// How far a value can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
