@@ -46,13 +46,14 @@ async fn run(dir: &Path, name: &str) {
     loop {
         for got in server.got().into_iter().skip(handled) {
             handled += 1;
-            let device = text(&one(&got.body, 1), 1);
             match got.method.as_str() {
                 "RegisterDevice" => {
+                    let device = text(&one(&got.body, 1), 1);
                     say(&format!("set {device}"));
                     devices.insert(device);
                 }
-                "UpdateDevice" => say(&format!("updated {device}")),
+                "UpdateDevice" => say(&format!("updated {}", text(&one(&got.body, 1), 1))),
+                // It names the device, and does not bring it.
                 "RemoveDevice" => {
                     let device = text(&got.body, 1);
                     say(&format!("removed {device}"));
