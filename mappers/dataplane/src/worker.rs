@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
+use skerry_mapper_sdk::chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SinkMetrics;
 use crate::queue::Queue;
 use crate::record::Record;
-use crate::sink::{Sent, Sink, Trouble, chain};
+use crate::sink::{Sent, Sink, Trouble};
 use crate::spool::{Spool, SpoolError};
 
 /// How long a value may be in memory alone.

@@ -35,7 +35,7 @@ pub use definition::{Definition, JsonText, MethodDefinition, PropertyDefinition}
 pub use device::{Device, DeviceKey, Point};
 pub use driver::{Connection, Driver};
 pub use error::{CommandError, Error};
-pub use fault::Fault;
+pub use fault::{Fault, chain};
 pub use keys::Keys;
 pub use mapper::{Counters, Mapper, OpenDataPlane, run, run_with};
 pub use report::DeviceState;

@@ -9,8 +9,9 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use skerry_mapper_sdk::chain;
 
-use super::{Trouble, chain};
+use super::Trouble;
 use crate::tls::Tls;
 
 /// How long a connection may take.

@@ -3,25 +3,17 @@
 //! Numbers are written as the type of the property; with `influxdb2_text` all values are text, as KubeEdge's
 //! mappers write them: a field has one type for ever.
 
-use std::time::Duration;
-
-use http::HeaderValue;
-
-use super::client::{Client, post, secret};
-use super::{Means, Sent, Trouble, line};
+use super::client::secret;
+use super::line::{self, Writer};
+use super::{Means, Sent};
 use crate::address::Address;
 use crate::record::{Record, Typed};
 use crate::route::Route;
 
-/// How long a write may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// See the module documentation.
 pub(crate) struct Influxdb2 {
-    url: String,
-    authorization: Option<HeaderValue>,
     text: bool,
-    client: Client,
+    writer: Writer,
 }
 
 impl Influxdb2 {
@@ -31,29 +23,16 @@ impl Influxdb2 {
             .append_pair("bucket", bucket)
             .append_pair("precision", "ms")
             .finish();
-        Self {
-            url: format!("{}/api/v2/write?{query}", address.url()),
-            authorization: means.secrets.token.as_ref().and_then(|token| secret(&format!("Token {token}"))),
-            text: means.influxdb2_text,
-            client: Client::new(&means.tls, address.tls),
-        }
+        let authorization = means.secrets.token.as_ref().and_then(|token| secret(&format!("Token {token}")));
+        let url = format!("{}/api/v2/write?{query}", address.url());
+        Self { text: means.influxdb2_text, writer: Writer::new(url, authorization, &means.tls, address.tls) }
     }
 
     pub(crate) async fn send(&mut self, records: &[Record]) -> Sent {
         let Some(lines) = lines(records, self.text) else {
             return Sent::refused(0, "the value is not for InfluxDB");
         };
-        let request = post(&self.url, "text/plain; charset=utf-8", self.authorization.as_ref(), lines);
-        let sent = match request {
-            Ok(request) => self.client.send(request, TIMEOUT).await,
-            Err(trouble) => Err(trouble),
-        };
-        match sent {
-            Ok(_) => Sent::all(records),
-            // The bucket is not there yet, or its name is wrong: that can be mended.
-            Err(Trouble::Refused(words)) if words.contains("404") => Sent::away(0, words),
-            Err(trouble) => Sent { taken: 0, trouble: Some(trouble) },
-        }
+        self.writer.send(records, lines).await
     }
 }
 

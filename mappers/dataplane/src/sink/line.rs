@@ -5,8 +5,46 @@
 //! quotes comes from devices, and it can hold anything.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use crate::record::Typed;
+use http::HeaderValue;
+
+use super::client::{Client, post};
+use super::{Sent, Trouble};
+use crate::record::{Record, Typed};
+use crate::tls::Tls;
+
+/// How long a write may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Writes lines to one address over HTTP.
+pub(super) struct Writer {
+    url: String,
+    authorization: Option<HeaderValue>,
+    client: Client,
+}
+
+impl Writer {
+    /// With TLS only if it is `secure`.
+    pub(super) fn new(url: String, authorization: Option<HeaderValue>, tls: &Tls, secure: bool) -> Self {
+        Self { url, authorization, client: Client::new(tls, secure) }
+    }
+
+    /// Sends the lines of values, which are taken together or not at all.
+    pub(super) async fn send(&mut self, records: &[Record], lines: String) -> Sent {
+        let request = post(&self.url, "text/plain; charset=utf-8", self.authorization.as_ref(), lines);
+        let sent = match request {
+            Ok(request) => self.client.send(request, TIMEOUT).await,
+            Err(trouble) => Err(trouble),
+        };
+        match sent {
+            Ok(_) => Sent::all(records),
+            // The bucket or database is not there yet, or its name is wrong: that can be mended.
+            Err(Trouble::Refused(words)) if words.contains("404") => Sent::away(0, words),
+            Err(trouble) => Sent { taken: 0, trouble: Some(trouble) },
+        }
+    }
+}
 
 /// Begins a line.
 pub(super) fn measurement(line: &mut String, name: &str) {

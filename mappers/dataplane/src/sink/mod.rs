@@ -18,9 +18,6 @@ mod otlp;
 mod redis;
 mod tdengine;
 
-use std::error::Error;
-use std::fmt::Write as _;
-
 use crate::record::Record;
 use crate::route::SinkKey;
 use crate::secrets::Secrets;
@@ -125,15 +122,4 @@ impl Sink {
             Self::Redis(sink) => sink.send(records).await,
         }
     }
-}
-
-/// An error and its causes as one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(line, ": {error}");
-        cause = error.source();
-    }
-    line
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{AsyncClient, EventLoop, MqttOptions, PublishNotice, PublishOptions, QoS, TlsConfiguration, Transport};
+use skerry_mapper_sdk::chain;
 use tokio::task::JoinSet;
 
-use super::{Means, Sent, chain};
+use super::{Means, Sent};
 use crate::address::Address;
 use crate::record::Record;
 use crate::route::Route;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, SslOpts, Transaction, TxOpts, Value};
+use skerry_mapper_sdk::chain;
 
-use super::{Means, Sent, chain};
+use super::{Means, Sent};
 use crate::address::Address;
 use crate::record::Record;
 use crate::route::Route;

@@ -123,6 +123,6 @@ fn code(error: &RedisError) -> Option<String> {
 fn words(error: &RedisError) -> String {
     match code(error) {
         Some(code) => format!("the answer was {code}"),
-        None => super::chain(error),
+        None => skerry_mapper_sdk::chain(error),
     }
 }

@@ -4,26 +4,18 @@
 //! that a value could leave. The super-table and its columns are those of KubeEdge's mappers (`localtion` is their
 //! spelling); TDengine makes them, and makes columns of text longer, by itself.
 
-use std::time::Duration;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use http::HeaderValue;
-
-use super::client::{Client, post, secret};
-use super::{Means, Sent, Trouble, line};
+use super::client::secret;
+use super::line::{self, Writer};
+use super::{Means, Sent};
 use crate::address::Address;
 use crate::record::{Record, Typed};
 use crate::route::Route;
-
-/// How long a write may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 /// See the module documentation.
 pub(crate) struct Tdengine {
-    url: String,
-    authorization: Option<HeaderValue>,
-    client: Client,
+    writer: Writer,
 }
 
 impl Tdengine {
@@ -31,27 +23,16 @@ impl Tdengine {
         let secrets = &means.secrets;
         let basic = secrets.username.as_ref().zip(secrets.password.as_ref());
         let basic = basic.map(|(user, password)| BASE64.encode(format!("{user}:{password}")));
-        Self {
-            url: format!("{}/influxdb/v1/write?db={database}&precision=ms", address.url()),
-            authorization: basic.and_then(|basic| secret(&format!("Basic {basic}"))),
-            client: Client::new(&means.tls, address.tls),
-        }
+        let authorization = basic.and_then(|basic| secret(&format!("Basic {basic}")));
+        let url = format!("{}/influxdb/v1/write?db={database}&precision=ms", address.url());
+        Self { writer: Writer::new(url, authorization, &means.tls, address.tls) }
     }
 
     pub(crate) async fn send(&mut self, records: &[Record]) -> Sent {
         let Some(lines) = lines(records) else {
             return Sent::refused(0, "the value is not for TDengine");
         };
-        let request = post(&self.url, "text/plain; charset=utf-8", self.authorization.as_ref(), lines);
-        let sent = match request {
-            Ok(request) => self.client.send(request, TIMEOUT).await,
-            Err(trouble) => Err(trouble),
-        };
-        match sent {
-            Ok(_) => Sent::all(records),
-            Err(Trouble::Refused(words)) if words.contains("404") => Sent::away(0, words),
-            Err(trouble) => Sent { taken: 0, trouble: Some(trouble) },
-        }
+        self.writer.send(records, lines).await
     }
 }
 

@@ -1,12 +1,7 @@
 //! The SDK's conformance kit on this mapper, with pymodbus as the devices and a line that can be cut.
 
-use std::sync::Arc;
-
 use skerry_mapper_modbus::ABOUT;
-use skerry_mapper_sdk::conformance::{Api, Results, Subject, Write, check};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use skerry_mapper_sdk::conformance::{Api, Results, Subject, Write, check, line};
 
 use super::*;
 use crate::pymodbus::Peer;
@@ -25,7 +20,7 @@ async fn it_is_so_with_kubeedge_too() {
 
 async fn results(api: Api) -> Results {
     let peer = Peer::start(&["tcp"]);
-    let (cut, port) = line(peer.port).await;
+    let (cut, port) = line(peer.port).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let device = |name: &str, unit: u8, timeout: u16| {
         let protocol = json!({ "ip": "127.0.0.1", "port": port, "slaveID": unit, "timeout": timeout });
@@ -50,28 +45,4 @@ async fn results(api: Api) -> Results {
         folder: folder.path().to_owned(),
     };
     check(&subject, api).await
-}
-
-/// A line to a port that is away while the value is true.
-async fn line(to: u16) -> (watch::Sender<bool>, u16) {
-    let (cut, away) = watch::channel(false);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let away = Arc::new(away);
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let mut away = watch::Receiver::clone(&away);
-            tokio::spawn(async move {
-                if *away.borrow() {
-                    return;
-                }
-                let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::select! {
-                    _ = copy_bidirectional(&mut near, &mut far) => {}
-                    _ = away.wait_for(|away| *away) => {}
-                }
-            });
-        }
-    });
-    (cut, port)
 }

@@ -1,12 +1,7 @@
 //! The SDK's conformance kit on this mapper, with asyncua as the server and a line that can be cut.
 
-use std::sync::Arc;
-
 use skerry_mapper_opcua::ABOUT;
-use skerry_mapper_sdk::conformance::{Api, Results, Subject, Write, check_some};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use skerry_mapper_sdk::conformance::{Api, Results, Subject, Write, check_some, line};
 
 use super::*;
 
@@ -32,7 +27,7 @@ async fn it_is_so_with_subscriptions() {
 async fn results(api: Api, subscribe: bool, picked: impl Fn(&str) -> bool) -> Results {
     let folder = tempfile::tempdir().unwrap();
     let peer = Peer::start(folder.path(), &[]);
-    let (cut, port) = line(peer.port).await;
+    let (cut, port) = line(peer.port).await.unwrap();
     let device = |name: &str| {
         let protocol = json!({ "url": format!("opc.tcp://127.0.0.1:{port}"), "timeout": 1, "subscribe": subscribe });
         let kinds = [
@@ -60,28 +55,4 @@ async fn results(api: Api, subscribe: bool, picked: impl Fn(&str) -> bool) -> Re
         folder: folder.path().to_owned(),
     };
     check_some(&subject, api, picked).await
-}
-
-/// A line to a port that is away while the value is true.
-async fn line(to: u16) -> (watch::Sender<bool>, u16) {
-    let (cut, away) = watch::channel(false);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let away = Arc::new(away);
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let mut away = watch::Receiver::clone(&away);
-            tokio::spawn(async move {
-                if *away.borrow() {
-                    return;
-                }
-                let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::select! {
-                    _ = copy_bidirectional(&mut near, &mut far) => {}
-                    _ = away.wait_for(|away| *away) => {}
-                }
-            });
-        }
-    });
-    (cut, port)
 }

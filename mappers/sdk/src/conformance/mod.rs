@@ -8,6 +8,7 @@
 //! Available with the feature `conformance`.
 
 mod cases;
+mod line;
 mod node;
 mod node_v1;
 mod node_v1beta1;
@@ -22,6 +23,7 @@ use skerry_telemetry::{Readiness, Registry};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::line::line;
 pub use self::node::{Api, Node, Observed, Seen};
 use crate::config::{Common, Config, GrpcServer, Rest};
 use crate::mapper::Counters;
