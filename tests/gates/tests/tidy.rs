@@ -131,7 +131,7 @@ fn every_crate_inherits_lints_and_versions() -> anyhow::Result<()> {
 fn every_folder_says_what_lives_there() -> anyhow::Result<()> {
     let root = root()?;
     let mut missing = BTreeSet::new();
-    for folder in ["proto", "telemetry", "services", "mappers", "tests", "examples"] {
+    for folder in ["proto", "telemetry", "services", "edgemesh", "mappers", "tests", "examples"] {
         if !root.join(folder).join("README.md").is_file() {
             missing.insert(folder);
         }
