@@ -10,8 +10,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Held from the look for a mount to the mount itself, so that two never lie on each other.
+static MOUNTING: Mutex<()> = Mutex::new(());
 
 /// Every mount point of this mount namespace, in the order of mounting.
 pub(crate) fn points() -> io::Result<Vec<PathBuf>> {
@@ -30,6 +34,7 @@ pub(crate) fn huge_pages(target: &Path, options: &str) -> io::Result<bool> {
 }
 
 fn memory(kind: &str, target: &Path, options: &str) -> io::Result<bool> {
+    let _one = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     // Each such mount is a device of its own. The mount table would say the same, and is long where many
     // pods run.
     let device = |path: &Path| fs::symlink_metadata(path).map(|m| m.dev());

@@ -6,8 +6,8 @@
 //!
 //! Invariants: every path is made of names that were checked ([`crate::objects`] for pods,
 //! [`payload`] for keys and items); files appear atomically ([`atomic`]); secrets and tokens live on
-//! tmpfs only; nothing is removed while anything is mounted below. A volume that no container mounts
-//! is not set up. A crash in the middle is repaired by the next [`prepare`]. Limits: those of the
+//! tmpfs only, one for all pods, in `<root>/memory/<uid>`; nothing is removed while anything is mounted
+//! below. A volume that no container mounts is not set up. A crash in the middle is repaired by the next [`prepare`]. Limits: those of the
 //! objects; an emptyDir in memory takes its size limit.
 
 mod atomic;
@@ -35,39 +35,52 @@ use crate::mounts;
 use crate::objects::Objects;
 use crate::pod::spec::PodExt;
 
-/// Size of the tmpfs of a secret or a projection: far above what an object can hold.
-const CONTENT_TMPFS: &str = "size=8m,mode=0755";
+/// Options of the tmpfs of secrets and projections. Only the agent writes there, and objects have limits;
+/// the mode is that of the directory of all pods.
+const CONTENT_TMPFS: &str = "mode=0750";
 
 /// Where a pod keeps its files.
 #[derive(Debug, Clone)]
-pub(crate) struct PodDir(PathBuf);
+pub(crate) struct PodDir {
+    disk: PathBuf,
+    /// The tmpfs of all pods. One for each volume would make the mount table longer, which a runtime
+    /// reads several times for each container that it starts.
+    memory_of_all: PathBuf,
+    /// The part of this pod.
+    memory: PathBuf,
+}
 
 impl PodDir {
     /// `uid` was checked when the pod was taken in.
     pub(crate) fn new(root: &Path, uid: &str) -> Self {
-        Self(root.join("pods").join(uid))
+        let memory_of_all = root.join("memory");
+        Self { disk: root.join("pods").join(uid), memory: memory_of_all.join(uid), memory_of_all }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.disk
     }
 
     pub(crate) fn etc_hosts(&self) -> PathBuf {
-        self.0.join("etc-hosts")
+        self.disk.join("etc-hosts")
     }
 
     /// Where the termination message of one start of a container is written.
     pub(crate) fn message(&self, container: &str, restart_count: u32) -> PathBuf {
-        self.0.join("containers").join(container).join(format!("{restart_count}.message"))
+        self.disk.join("containers").join(container).join(format!("{restart_count}.message"))
     }
 
     fn volume(&self, plugin: &str, name: &str) -> PathBuf {
-        self.0.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+        self.disk.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    fn memory_volume(&self, plugin: &str, name: &str) -> PathBuf {
+        self.memory.join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
     /// Where a container's mount of a part of a volume is held.
     fn sub_path(&self, volume: &str, container: &str, index: usize) -> PathBuf {
-        self.0.join("volume-subpaths").join(volume).join(container).join(index.to_string())
+        self.disk.join("volume-subpaths").join(volume).join(container).join(index.to_string())
     }
 }
 
@@ -129,10 +142,11 @@ fn one(pod: &Pod, volume: &Volume, dir: &PodDir, objects: &Objects, facts: &Fact
         Source::Content { tmpfs } => {
             let files = payload::collect(pod, volume, objects, facts, group)?;
             let write = || -> io::Result<()> {
-                make_dir(&path, 0o755)?;
                 if tmpfs {
-                    mounts::tmpfs(&path, CONTENT_TMPFS)?;
+                    make_dir(&dir.memory_of_all, 0o750)?;
+                    mounts::tmpfs(&dir.memory_of_all, CONTENT_TMPFS)?;
                 }
+                make_dir(&path, 0o755)?;
                 atomic::write(&path, &files)
             };
             write().map_err(|e| failed(&path, &e))
@@ -174,10 +188,10 @@ fn locate<'a>(pod: &Pod, volume: &'a Volume, dir: &PodDir, objects: &Objects) ->
         return at(Source::Content { tmpfs: false }, dir.volume("configmap", name));
     }
     if volume.secret.is_some() {
-        return at(Source::Content { tmpfs: true }, dir.volume("secret", name));
+        return at(Source::Content { tmpfs: true }, dir.memory_volume("secret", name));
     }
     if volume.projected.is_some() {
-        return at(Source::Content { tmpfs: true }, dir.volume("projected", name));
+        return at(Source::Content { tmpfs: true }, dir.memory_volume("projected", name));
     }
     if volume.downward_api.is_some() {
         return at(Source::Content { tmpfs: false }, dir.volume("downward-api", name));
@@ -216,6 +230,7 @@ pub(crate) fn remove_empty_dirs(dir: &PodDir) -> io::Result<()> {
 
 /// Unmounts and removes everything that the pod has on the host.
 pub(crate) fn clean_up(dir: &PodDir) -> io::Result<()> {
+    mounts::remove_tree(&dir.memory)?;
     mounts::remove_tree(dir.path())
 }
 

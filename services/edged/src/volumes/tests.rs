@@ -36,14 +36,18 @@ impl Fixture {
     }
 
     fn prepare_in(&self, volume: &Value, security: &Value) -> Result<PathBuf, Problem> {
+        self.prepare_as("u", volume, security)
+    }
+
+    fn prepare_as(&self, uid: &str, volume: &Value, security: &Value) -> Result<PathBuf, Problem> {
         let mut volume = volume.clone();
         volume["name"] = "v".into();
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"l": "x"}},
+            "metadata": {"name": "p", "namespace": "ns", "uid": uid, "labels": {"l": "x"}},
             "spec": {"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}], "volumes": [volume], "securityContext": security}
         }))
         .unwrap();
-        let dir = PodDir::new(self.dir.path(), "u");
+        let dir = PodDir::new(self.dir.path(), uid);
         prepare(&pod, &dir, &self.objects, &Facts::default())?;
         Ok(locate(&pod, &pod.spec().volumes.as_ref().unwrap()[0], &dir, &self.objects)
             .unwrap_or_else(|_| panic!())
@@ -102,7 +106,8 @@ fn secrets_live_in_memory() {
     let path = fixture.prepare(&json!({"secret": {"secretName": "s", "defaultMode": 256}})).unwrap();
     assert_eq!(read(&path, "k"), "v");
     assert_eq!(mode(&path.join("k")), 0o400);
-    assert!(mounts::points().unwrap().contains(&path));
+    let memory = fixture.dir.path().join("memory");
+    assert!(path.starts_with(&memory) && mounts::points().unwrap().contains(&memory));
 }
 
 #[test]
@@ -189,6 +194,28 @@ fn an_empty_dir_in_memory_is_a_tmpfs_and_goes_away() {
     clean_up(&PodDir::new(fixture.dir.path(), "u")).unwrap();
     assert!(!path.exists());
     clean_up(&PodDir::new(fixture.dir.path(), "u")).unwrap();
+}
+
+#[test]
+fn secrets_of_all_pods_lie_on_one_tmpfs_and_go_with_their_pod() {
+    let fixture = Fixture::new();
+    fixture.put(kinds::SECRET, "s", &json!({"data": {"a": "eA=="}}));
+    let volume = json!({"secret": {"secretName": "s"}});
+    let prepare = |uid: &str| fixture.prepare_as(uid, &volume, &json!({})).unwrap();
+    // At once, because each of them may be the first.
+    let all: Vec<PathBuf> = std::thread::scope(|scope| {
+        let prepare = &prepare;
+        let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || prepare(&format!("u{n}")))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|path| read(path, "a") == "x"));
+    let mounted =
+        || mounts::points().unwrap().into_iter().filter(|p| p.starts_with(fixture.dir.path())).collect::<Vec<_>>();
+    assert_eq!(mounted(), [fixture.dir.path().join("memory")]);
+    assert_eq!(mode(&fixture.dir.path().join("memory")), 0o750);
+    clean_up(&PodDir::new(fixture.dir.path(), "u0")).unwrap();
+    assert!(!all[0].exists() && read(&all[1], "a") == "x");
+    assert_eq!(fs::read_dir(fixture.dir.path().join("memory")).unwrap().count(), 7);
 }
 
 #[test]
