@@ -17,6 +17,8 @@ pub const NAMESPACE: &str = "Namespace";
 pub const SERVICE: &str = "Service";
 /// All EndpointSlices.
 pub const ENDPOINT_SLICE: &str = "EndpointSlice";
+/// DestinationRules (`networking.istio.io`).
+pub const DESTINATION_RULE: &str = "DestinationRule";
 /// PersistentVolumes bound to claims of the node's pods.
 pub const PERSISTENT_VOLUME: &str = "PersistentVolume";
 /// PersistentVolumeClaims of the node's pods.
