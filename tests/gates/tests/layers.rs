@@ -37,6 +37,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-edgehub", LAYER_3),
     ("skerry-edged", EDGE),
     ("skerry-dmi", EDGE),
+    // layer 4, the mesh
+    ("skerry-mesh-proxy", MESH),
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
@@ -92,6 +94,7 @@ const EDGE: &[&str] = &[
     "skerry-rpc",
     "skerry-hubclient",
 ];
+const MESH: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-k8s-types", "skerry-common", "skerry-mesh-core"];
 const CLOUD: &[&str] = &[
     "skerry-proto",
     "skerry-telemetry",
