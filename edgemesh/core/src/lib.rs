@@ -4,10 +4,14 @@
 //! same code serves the agent, the proxy, the DNS server and the tests, which run it by tables and
 //! properties. Nothing here blocks, opens a socket or reads a file.
 
+mod balance;
 mod rule;
 mod table;
 mod tunnel;
 
+pub use balance::{
+    Balancer, Candidate, Client, Defaults, EndpointStatus, MAX_ATTEMPTS, MAX_CLIENTS, Place, Settings, Tier,
+};
 pub use rule::{
     ConnectionPool, DestinationRule, HashKey, Keepalive, MAX_HEADER_NAME, MAX_PORT_SETTINGS, MAX_WARNINGS,
     OutlierDetection, Policy, Reason, Traffic, Warning,
