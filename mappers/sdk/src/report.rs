@@ -1,7 +1,8 @@
 //! What is waiting to be told to the node: the newest of each value, state and answer.
 //!
 //! Buses put, the link to the node takes. It is bounded by the number of properties whatever the devices do and
-//! however long the node is away; a new connection is told everything once more.
+//! however long the node is away; a new connection is told everything once more. What is taken at once is bounded by
+//! values and by bytes ([`Room`]), so that it fits into a message.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,11 @@ use tokio::sync::Notify;
 use crate::definition::Definition;
 use crate::schedule::Effects;
 use crate::{DataType, DeviceKey, Quality, Sample, Value};
+
+/// Bytes of words for people, of which there is one with each value, state and answer; a node shows no more.
+const MAX_WORDS: usize = 512;
+/// Bytes of a value, a state or an answer in a message beside its texts: tags, lengths, numbers, KubeEdge's metadata.
+const FRAME_BYTES: usize = 192;
 
 /// How a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +77,19 @@ impl Report {
         Self { value, quality, source_unix_ms, problem, outcome: None }
     }
 
+    /// Bytes that it takes in a message at most, on either interface of the node: bytes are base64 in one of them.
+    fn most_bytes(&self, name: &str) -> usize {
+        let value = self.value.as_ref().map_or(0, Value::text_len);
+        let outcome = self.outcome.as_ref().map_or(0, |outcome| outcome.version.len());
+        // Refusals are words too.
+        name.len() + value + outcome + MAX_WORDS.min(self.words().len()) + FRAME_BYTES
+    }
+
+    /// Why the desired value was refused, or why the value is not good.
+    pub(crate) fn words(&self) -> &str {
+        clipped(self.outcome.as_ref().and_then(|outcome| outcome.refused.as_deref()).unwrap_or(&self.problem))
+    }
+
     /// Whether this is news after `last`.
     pub(crate) fn differs(&self, last: &Self, deadband: f64) -> bool {
         if self.quality != last.quality || self.problem != last.problem {
@@ -83,6 +102,31 @@ impl Report {
             },
             (new, old) => new.is_some() != old.is_some(),
         }
+    }
+}
+
+/// The beginning of words for people, as long as a node shows them.
+pub(crate) fn clipped(words: &str) -> &str {
+    words.get(..words.floor_char_boundary(MAX_WORDS)).unwrap_or(words)
+}
+
+/// What one batch may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) values: usize,
+    /// Encoded, of values, states and answers together. What is longer alone comes alone.
+    pub(crate) bytes: usize,
+}
+
+impl Room {
+    /// Takes place for something, if there is any. The first always has it: what waits must go some day.
+    fn place(&mut self, values: usize, bytes: usize, first: &mut bool) -> bool {
+        let fits = *first || (self.values >= values && self.bytes >= bytes);
+        if fits {
+            *self = Self { values: self.values.saturating_sub(values), bytes: self.bytes.saturating_sub(bytes) };
+            *first = false;
+        }
+        fits
     }
 }
 
@@ -237,41 +281,18 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Takes what is new, at most so many values; the devices that waited longest first.
-    pub(crate) fn take(&self, most: usize) -> Batch {
+    /// Takes what is new, as much as there is room for; the devices that waited longest first.
+    pub(crate) fn take(&self, mut room: Room) -> Batch {
         let mut held = self.lock();
         let mut batch = Batch::default();
-        let mut room = most;
-        while room > 0 {
+        let mut first = true;
+        while room.values > 0 && room.bytes > 0 {
             let Some(key) = held.dirty.pop_front() else { break };
             let Some(device) = held.devices.get_mut(&key) else { continue };
             device.queued = false;
-            if std::mem::take(&mut device.applied_dirty) {
-                batch.applied.push((key.clone(), device.applied.clone()));
-            }
-            if std::mem::take(&mut device.state_dirty)
-                && let Some((state, reason)) = &device.state
-            {
-                batch.states.push((key.clone(), *state, reason.clone()));
-            }
-            let mut values = Vec::new();
-            let mut left = false;
-            for (index, slot) in device.slots.iter_mut().enumerate().filter(|(_, slot)| slot.dirty) {
-                if room == 0 {
-                    left = true;
-                    break;
-                }
-                slot.dirty = false;
-                if let Some(report) = &slot.report {
-                    values.push((index, Arc::clone(report)));
-                    room -= 1;
-                }
-            }
-            if !values.is_empty() {
-                batch.values.push((Arc::clone(&device.definition), values));
-            }
-            if left {
+            if device.take(&key, &mut room, &mut first, &mut batch) {
                 held.queue(&key);
+                break;
             }
         }
         batch
@@ -319,6 +340,48 @@ impl Outbox {
     }
 }
 
+impl Device {
+    /// Moves what is new into the batch. Says whether something had no room.
+    fn take(&mut self, key: &DeviceKey, room: &mut Room, first: &mut bool, batch: &mut Batch) -> bool {
+        let frame = key.namespace.len() + key.name.len() + FRAME_BYTES;
+        if self.applied_dirty {
+            let Applied { version, error } = &self.applied;
+            if !room.place(0, frame + version.len() + error.len().min(MAX_WORDS), first) {
+                return true;
+            }
+            self.applied_dirty = false;
+            batch.applied.push((key.clone(), self.applied.clone()));
+        }
+        if self.state_dirty
+            && let Some((state, reason)) = &self.state
+        {
+            if !room.place(0, frame + reason.len().min(MAX_WORDS), first) {
+                return true;
+            }
+            self.state_dirty = false;
+            batch.states.push((key.clone(), *state, reason.clone()));
+        }
+        let mut values = Vec::new();
+        let mut left = false;
+        for (index, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.dirty) {
+            if let (Some(report), Some(property)) = (&slot.report, self.definition.properties.get(index)) {
+                // The device's name comes once.
+                let frame = if values.is_empty() { frame } else { 0 };
+                if !room.place(1, frame + report.most_bytes(&property.name), first) {
+                    left = true;
+                    break;
+                }
+                values.push((index, Arc::clone(report)));
+            }
+            slot.dirty = false;
+        }
+        if !values.is_empty() {
+            batch.values.push((Arc::clone(&self.definition), values));
+        }
+        left
+    }
+}
+
 impl Held {
     fn current(&mut self, definition: &Arc<Definition>) -> Option<&mut Device> {
         self.devices.get_mut(&definition.key).filter(|device| Arc::ptr_eq(&device.definition, definition))
@@ -350,6 +413,10 @@ mod tests {
         Effects { reports: vec![(Arc::clone(definition), vec![(index, Arc::new(report))])], ..Effects::default() }
     }
 
+    fn values(values: usize) -> Room {
+        Room { values, bytes: usize::MAX }
+    }
+
     fn applied() -> Applied {
         Applied { version: "1".into(), error: String::new() }
     }
@@ -369,13 +436,13 @@ mod tests {
         for number in 0..1000 {
             outbox.put(value(&a, 0, number));
         }
-        let batch = outbox.take(100);
+        let batch = outbox.take(values(100));
         assert_eq!(batch.applied.len(), 1);
         assert_eq!(batch.values.len(), 1);
         assert_eq!(batch.values[0].1[0].1.value, Some(Value::Int(999)));
-        assert!(outbox.take(100).values.is_empty());
+        assert!(outbox.take(values(100)).values.is_empty());
         outbox.all_again();
-        let batch = outbox.take(100);
+        let batch = outbox.take(values(100));
         assert_eq!((batch.values.len(), batch.applied.len()), (1, 1));
     }
 
@@ -392,9 +459,46 @@ mod tests {
         outbox.put(value(&b, 0, 7));
         let names =
             |batch: Batch| -> Vec<_> { batch.values.into_iter().map(|(d, v)| (d.key.name.clone(), v.len())).collect() };
-        assert_eq!(names(outbox.take(2)), [("a".into(), 2)]);
-        assert_eq!(names(outbox.take(2)), [("b".into(), 1), ("a".into(), 1)]);
-        assert!(names(outbox.take(2)).is_empty());
+        assert_eq!(names(outbox.take(values(2))), [("a".into(), 2)]);
+        assert_eq!(names(outbox.take(values(2))), [("b".into(), 1), ("a".into(), 1)]);
+        assert!(names(outbox.take(values(2))).is_empty());
+    }
+
+    /// Without the bound in bytes all of it is one batch, which no message holds.
+    #[test]
+    fn a_batch_is_bounded_in_bytes_and_what_is_longer_alone_comes_alone() {
+        let outbox = Outbox::default();
+        let mut definition = Definition::new("default", "a", serde_json::Value::Null);
+        for point in 0..100 {
+            definition = definition.property(&format!("p{point}"), DataType::String, serde_json::Value::Null);
+        }
+        let definition = Arc::new(definition);
+        outbox.define(&definition, applied());
+        let put = |length: usize| {
+            let report = |index| (index, Arc::new(Report::of(Sample::good("x".repeat(length)), DataType::String, 1)));
+            let reports = vec![(Arc::clone(&definition), (0..100).map(report).collect())];
+            outbox.put(Effects { reports, ..Effects::default() });
+        };
+        let take = |bytes| -> usize {
+            outbox.take(Room { values: 1000, bytes }).values.iter().map(|(_, values)| values.len()).sum()
+        };
+        put(1000);
+        let batches: Vec<usize> = std::iter::from_fn(|| Some(take(10_000)).filter(|values| *values > 0)).collect();
+        assert!(batches.iter().all(|values| *values <= 10) && batches.len() <= 15, "{batches:?}");
+        assert_eq!(batches.iter().sum::<usize>(), 100);
+        put(1000);
+        assert_eq!(take(usize::MAX), 100, "the control");
+        put(50_000);
+        assert_eq!((take(10_000), take(10_000)), (1, 1));
+    }
+
+    #[test]
+    fn a_value_longer_than_any_may_be_is_bad_and_says_so() {
+        let report = |length| Report::of(Sample::good("x".repeat(length)), DataType::String, 1);
+        assert_eq!(report(65_536).quality, Quality::Good);
+        let long = report(65_537);
+        assert_eq!((long.quality, long.value.is_none()), (Quality::Bad, true));
+        assert!(long.problem.contains("65537 bytes are too long for a value"), "{}", long.problem);
     }
 
     #[test]
@@ -405,11 +509,11 @@ mod tests {
         outbox.put(value(&old, 0, 1));
         outbox.define(&new, applied());
         outbox.put(value(&old, 0, 2));
-        let batch = outbox.take(10);
+        let batch = outbox.take(values(10));
         assert_eq!(batch.values[0].1, [(0, Arc::new(Report::of(Sample::good(1_i64), DataType::Int, 1)))]);
         outbox.remove(&new.key);
         outbox.put(value(&new, 0, 3));
-        assert!(outbox.take(10).values.is_empty());
+        assert!(outbox.take(values(10)).values.is_empty());
     }
 
     #[test]

@@ -143,8 +143,13 @@ impl Value {
     /// text. Nothing is rounded.
     ///
     /// # Errors
-    /// When it cannot be said in that type.
+    /// When it cannot be said in that type, or is longer than any value may be.
     pub fn cast(self, data_type: DataType) -> Result<Self, ValueError> {
+        match &self {
+            Self::Text(text) if text.len() > MAX_BYTES => return Err(ValueError::Long(text.len())),
+            Self::Bytes(bytes) if bytes.len() > MAX_BYTES => return Err(ValueError::Long(bytes.len())),
+            _ => {}
+        }
         let same = matches!(
             (&self, data_type),
             (Self::Int(_) | Self::Uint(_), DataType::Int | DataType::Float | DataType::Double)
@@ -172,6 +177,18 @@ impl Value {
             Self::Bool(value) => value.to_string(),
             Self::Text(value) => value.clone(),
             Self::Bytes(value) => BASE64.encode(value),
+        }
+    }
+
+    /// Bytes of that text, or a little more.
+    pub(crate) fn text_len(&self) -> usize {
+        match self {
+            // Written without an exponent.
+            Self::Float(value) if *value == 0.0 || (1e-6..1e16).contains(&value.abs()) => 32,
+            Self::Float(_) => 352,
+            Self::Int(_) | Self::Uint(_) | Self::Bool(_) => 20,
+            Self::Text(value) => value.len(),
+            Self::Bytes(value) => value.len().div_ceil(3) * 4,
         }
     }
 

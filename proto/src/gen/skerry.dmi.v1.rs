@@ -85,6 +85,12 @@ pub struct Welcome {
     /// Values a second that are taken from one mapper; what is beyond waits unread.
     #[prost(uint32, tag = "4")]
     pub max_values_per_second: u32,
+    /// A value that is longer, as text (bytes as base64), is refused; 0: not said.
+    #[prost(uint32, tag = "5")]
+    pub max_value_bytes: u32,
+    /// A longer message ends the stream; 0: not said.
+    #[prost(uint32, tag = "6")]
+    pub max_message_bytes: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AllSent {}

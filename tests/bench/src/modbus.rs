@@ -243,7 +243,7 @@ impl Mappers for Service {
             node: "bench".to_owned(),
             max_values_per_message: 1000,
             max_unacknowledged: 8,
-            max_values_per_second: 0,
+            ..Default::default()
         };
         let mut first = vec![ToMapper::Welcome(welcome)];
         first.extend(self.devices.iter().cloned().map(ToMapper::Device));

@@ -20,9 +20,13 @@ use crate::{DeviceKey, DeviceState};
 /// Small, so that a mapper that does not keep to them is found.
 const MAX_VALUES: u32 = 50;
 const WINDOW: u32 = 2;
+const MAX_MESSAGE_BYTES: u32 = 16 * 1024;
+/// A node's.
+const MAX_VALUE_BYTES: u32 = 4096;
 
 pub(super) fn routes(shared: Arc<Shared>, stop: CancellationToken) -> tonic::service::Routes {
-    tonic::service::Routes::new(MappersServer::new(Server { shared, stop }))
+    let limit = usize::try_from(MAX_MESSAGE_BYTES).unwrap_or(usize::MAX);
+    tonic::service::Routes::new(MappersServer::new(Server { shared, stop }).max_decoding_message_size(limit))
 }
 
 struct Server {
@@ -79,6 +83,8 @@ impl Session {
             max_values_per_message: MAX_VALUES,
             max_unacknowledged: WINDOW,
             max_values_per_second: 0,
+            max_value_bytes: MAX_VALUE_BYTES,
+            max_message_bytes: MAX_MESSAGE_BYTES,
         };
         self.send(ToMapper::Welcome(welcome)).await?;
         let (mut changes, devices) = {

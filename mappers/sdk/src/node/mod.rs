@@ -4,6 +4,8 @@
 //! devices are served as they were. A session ends with its connection; the next one tells everything anew.
 
 mod channel;
+#[cfg(test)]
+mod size_tests;
 mod v1;
 mod v1_convert;
 mod v1beta1;

@@ -20,7 +20,7 @@ use super::v1_convert as convert;
 use super::{Ended, Link};
 use crate::definition::Desired;
 use crate::engine::{Plant, read_now, write_now};
-use crate::report::Batch;
+use crate::report::{Batch, Room, clipped};
 use crate::{CommandError, DeviceKey};
 
 /// Messages handed to the transport and not yet sent.
@@ -31,6 +31,8 @@ const MAX_COMMANDS: usize = 64;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Values of one message, whatever the node would take: the queue is full of such messages when the node is slow.
 const MOST_VALUES: usize = 1_000;
+/// Bytes of one message, for the same reason. Whatever a node takes is more.
+const MOST_BYTES: usize = 256 * 1024;
 /// Bounds where the node names none.
 const DEFAULT_VALUES: usize = MOST_VALUES;
 const DEFAULT_WINDOW: u64 = 4;
@@ -45,7 +47,9 @@ struct Session<'a> {
     sent: u64,
     acked: u64,
     window: u64,
-    most_values: usize,
+    room: Room,
+    /// Longest value that the node takes, as text.
+    longest: usize,
     /// Values a second; none: as many as there are.
     rate: Option<u32>,
     next_values: Instant,
@@ -95,7 +99,11 @@ async fn open(
         sent: 0,
         acked: 0,
         window: some(welcome.max_unacknowledged).and_then(|n| u64::try_from(n).ok()).unwrap_or(DEFAULT_WINDOW),
-        most_values: some(welcome.max_values_per_message).unwrap_or(DEFAULT_VALUES).min(MOST_VALUES),
+        room: Room {
+            values: some(welcome.max_values_per_message).unwrap_or(DEFAULT_VALUES).min(MOST_VALUES),
+            bytes: some(welcome.max_message_bytes).unwrap_or(MOST_BYTES).min(MOST_BYTES),
+        },
+        longest: some(welcome.max_value_bytes).unwrap_or(usize::MAX),
         rate: Some(welcome.max_values_per_second).filter(|rate| *rate > 0),
         next_values: Instant::now(),
         seen: Some(BTreeSet::new()),
@@ -119,7 +127,7 @@ async fn open(
                 session.queue.extend(result.ok().map(ToNode::Result));
             },
             () = changed(link, session.next_values), if room => {
-                let batch = link.outbox.take(session.most_values);
+                let batch = link.outbox.take(session.room);
                 session.report(batch);
             },
         }
@@ -135,18 +143,17 @@ impl Session<'_> {
     fn report(&mut self, batch: Batch) {
         for (key, applied) in batch.applied {
             let device = Some(convert::key(&key));
-            let applied = pb::Applied { device, version: applied.version, error: applied.error };
+            let error = clipped(&applied.error).to_owned();
+            let applied = pb::Applied { device, version: applied.version, error };
             self.queue.push_back(ToNode::Applied(applied));
         }
         if !batch.states.is_empty() {
-            let states = batch.states.iter().map(convert::state).collect();
-            self.queue.push_back(ToNode::States(pb::StateReports { states }));
+            self.queue.push_back(ToNode::States(convert::states(&batch.states)));
         }
         let values: usize = batch.values.iter().map(|(_, values)| values.len()).sum();
         if values > 0 {
             self.sent += 1;
-            let devices = batch.values.iter().map(convert::values).collect();
-            self.queue.push_back(ToNode::Reports(pb::Reports { sequence: self.sent, devices }));
+            self.queue.push_back(ToNode::Reports(convert::reports(self.sent, &batch.values, self.longest)));
             self.link.metrics.reported.inc_by(u64::try_from(values).unwrap_or(0));
             if let (Some(rate), Ok(values)) = (self.rate, u32::try_from(values)) {
                 let takes = Duration::from_secs(1).saturating_mul(values) / rate;

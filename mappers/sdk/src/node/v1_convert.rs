@@ -7,7 +7,7 @@ use skerry_proto::dmi::v1 as pb;
 
 use crate::definition::{Definition, Desired, Json, MethodDefinition, PropertyDefinition, Wishes, take_deadband};
 use crate::engine::Incoming;
-use crate::report::{DeviceState, Report, Reports};
+use crate::report::{DeviceState, Report, Reports, clipped};
 use crate::{DataType, DeviceKey, Quality, Sample, Value};
 
 pub(super) fn key(key: &DeviceKey) -> pb::DeviceKey {
@@ -92,19 +92,38 @@ fn property(property: pb::Property, trouble: &mut dyn FnMut(String)) -> Property
     }
 }
 
-pub(super) fn state((device, state, reason): &(DeviceKey, DeviceState, String)) -> pb::StateReport {
+fn state((device, state, reason): &(DeviceKey, DeviceState, String)) -> pb::StateReport {
     let state = match state {
         DeviceState::Online => pb::DeviceState::Online,
         DeviceState::Offline => pb::DeviceState::Offline,
         DeviceState::Unhealthy => pb::DeviceState::Unhealthy,
     };
-    pb::StateReport { device: Some(key(device)), state: state.into(), reason: reason.clone() }
+    pb::StateReport { device: Some(key(device)), state: state.into(), reason: clipped(reason).to_owned() }
 }
 
-pub(super) fn values((definition, reports): &(Arc<Definition>, Reports)) -> pb::DeviceValues {
-    let values =
-        reports.iter().filter_map(|(index, report)| Some(value(&definition.properties.get(*index)?.name, report)));
+/// The values of a device. One that is longer than the node takes has no value, and says why: it would be refused
+/// each time, and the last one seem to be it.
+fn values((definition, reports): &(Arc<Definition>, Reports), longest: usize) -> pb::DeviceValues {
+    let values = reports.iter().filter_map(|(index, report)| {
+        let name = &definition.properties.get(*index)?.name;
+        let length = report.value.as_ref().map_or(0, Value::text_len);
+        if length <= longest {
+            return Some(value(name, report));
+        }
+        let problem = format!("the value has {length} bytes, and the node takes at most {longest}").into();
+        Some(value(name, &Report { value: None, quality: Quality::Bad, problem, ..Report::clone(report) }))
+    });
     pb::DeviceValues { device: Some(key(&definition.key)), values: values.collect() }
+}
+
+/// A batch of values, as a message.
+pub(super) fn reports(sequence: u64, values: &[(Arc<Definition>, Reports)], longest: usize) -> pb::Reports {
+    pb::Reports { sequence, devices: values.iter().map(|device| self::values(device, longest)).collect() }
+}
+
+/// A batch of states, as a message.
+pub(super) fn states(states: &[(DeviceKey, DeviceState, String)]) -> pb::StateReports {
+    pb::StateReports { states: states.iter().map(state).collect() }
 }
 
 /// Answers to a question; they are not reports, so they have no outcome.
@@ -141,7 +160,7 @@ fn value(property: &str, report: &Report) -> pb::Value {
         quality: quality.into(),
         source_unix_ms: report.source_unix_ms,
         desired_refused: refused.is_some(),
-        problem: refused.unwrap_or(&report.problem).to_owned(),
+        problem: report.words().to_owned(),
         desired_version,
     }
 }
@@ -194,5 +213,17 @@ mod tests {
         // Nesting without an end is an error, not a crash.
         assert!(sent(&format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000)), "INT").problem.is_some());
         assert!(device(pb::Device::default()).is_none());
+    }
+
+    #[test]
+    fn a_value_longer_than_the_node_takes_has_none_and_says_why() {
+        let definition = Definition::new("n", "d", serde_json::Value::Null);
+        let definition = Arc::new(definition.property("t", DataType::String, serde_json::Value::Null));
+        let report = |length| Arc::new(Report::of(Sample::good("x".repeat(length)), DataType::String, 5));
+        let said = |length| values(&(Arc::clone(&definition), vec![(0, report(length))]), 4096).values.remove(0);
+        assert_eq!(said(4096).quality(), pb::Quality::Good);
+        let long = said(4097);
+        assert_eq!((long.value, long.quality), (None, pb::Quality::Bad.into()));
+        assert_eq!(long.problem, "the value has 4097 bytes, and the node takes at most 4096");
     }
 }

@@ -12,6 +12,7 @@ use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::mapper_message::Message as Up;
 use skerry_proto::dmi::v1::mappers_server::Mappers;
 use skerry_proto::dmi::v1::node_message::Message as M;
+use skerry_rpc::limits::DMI_MESSAGE_BYTES;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,6 +22,7 @@ use super::told::Told;
 use crate::access::Access;
 use crate::fleet::{Api, Introduction, MapperId};
 use crate::node::Node;
+use crate::twin::MAX_VALUE_BYTES;
 
 /// Values of one message: a bus with a hundred devices of fifty registers each.
 pub(crate) const MAX_VALUES: u32 = 5_000;
@@ -118,11 +120,14 @@ async fn serve(
     tracing::info!(mapper = %id, version = hello.version, "mapper connected");
     let session = Session { node: Arc::clone(node), id, epoch, answers: answers.clone() };
     let _place = Place(&session);
+    let limit = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     let welcome = pb::Welcome {
         node: node.name.clone(),
         max_values_per_message: MAX_VALUES,
         max_unacknowledged: MAX_UNACKNOWLEDGED,
         max_values_per_second: node.read(|fleet, _| fleet.values_per_second()),
+        max_value_bytes: limit(MAX_VALUE_BYTES),
+        max_message_bytes: limit(DMI_MESSAGE_BYTES),
     };
     if session.send(M::Welcome(welcome)).await.is_err() {
         return Ok(());

@@ -211,7 +211,7 @@ fn unwrap(any: &prost_types::Any) -> Result<JsonValue, String> {
 }
 
 /// The values of a device, as the node takes them; nothing when there is nothing to tell.
-pub(super) fn report(
+pub(in crate::node) fn report(
     definition: &Arc<Definition>,
     values: &[(usize, Arc<Report>)],
 ) -> Option<pb::ReportDeviceStatusRequest> {

@@ -3,7 +3,7 @@
 //! KubeEdge's node accepts one call a second in the long run and answers the rest with an error; what it did not
 //! take stays to be told, the newest of each, and is told when it takes calls again.
 
-mod convert;
+pub(super) mod convert;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -25,13 +25,15 @@ use tokio_util::sync::CancellationToken;
 use self::server::{Registry, Server};
 use super::channel::Channel;
 use super::{Ended, Link};
-use crate::report::{Batch, DeviceState};
+use crate::report::{Batch, DeviceState, Room};
 use crate::serve::{Listener, serve};
 
 /// How long one call may take; KubeEdge's mappers wait one second.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Values taken from the outbox at once.
 const MAX_VALUES: usize = 1_000;
+/// Bytes of them: a call holds a part of it, and gRPC takes 4 MiB.
+const MAX_BYTES: usize = 1024 * 1024;
 /// Calls at once.
 const MAX_CALLS: usize = 8;
 /// After a call that the node did not take: what it takes in the long run is one in a second.
@@ -90,7 +92,7 @@ async fn run(link: &Link, channel: &Channel, connected: &(dyn Fn() + Sync), stop
     link.outbox.all_again();
     loop {
         link.outbox.changed().await;
-        let batch = link.outbox.take(MAX_VALUES);
+        let batch = link.outbox.take(Room { values: MAX_VALUES, bytes: MAX_BYTES });
         if !report(link, &client, batch).await {
             tokio::time::sleep(REFUSED_PAUSE).await;
         }

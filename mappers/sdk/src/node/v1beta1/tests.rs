@@ -15,7 +15,7 @@ use super::listen;
 use super::server::{Registry, Server};
 use crate::engine::{Engine, Plant};
 use crate::metrics::Metrics;
-use crate::report::Outbox;
+use crate::report::{Outbox, Room};
 use crate::serve::{Listener, serve};
 use crate::{Connection, DataType, Device, DeviceKey, Driver, Fault, Point, Sample, Value};
 
@@ -123,7 +123,7 @@ async fn a_model_may_come_after_its_device_and_both_twice() {
     let register = pb::RegisterDeviceRequest { device: Some(device("a")) };
     let named = running.client.register_device(register.clone()).await.unwrap().into_inner();
     assert_eq!((named.device_name.as_str(), named.device_namespace.as_str()), ("a", "d"));
-    let batch = running.outbox.take(10);
+    let batch = running.outbox.take(Room { values: 10, bytes: usize::MAX });
     assert!(batch.applied[0].1.error.contains("the model d/m is not here"), "{:?}", batch.applied);
     let create = pb::CreateDeviceModelRequest { model: Some(model("m")) };
     running.client.create_device_model(create.clone()).await.unwrap();
