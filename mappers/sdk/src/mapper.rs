@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use skerry_telemetry::admin::Admin;
 use skerry_telemetry::{LogConfig, LogFormat, Readiness, Registry};
 use tokio_util::sync::CancellationToken;
@@ -33,9 +33,8 @@ const USAGE: u8 = 64;
 /// Where KubeEdge's mappers look for their configuration.
 const DEFAULT_CONFIG: &str = "config.yaml";
 
-/// The arguments of every mapper; the first two are KubeEdge's.
+// The arguments of every mapper; the first two are KubeEdge's. Who the mapper is comes with its `About`.
 #[derive(Debug, Parser)]
-#[command(version)]
 struct Args {
     /// Configuration file (YAML); without it, ./config.yaml if it is there
     #[arg(long)]
@@ -52,6 +51,15 @@ struct Args {
     /// Address of the admin server, in place of the one in the configuration
     #[arg(long)]
     admin: Option<SocketAddr>,
+}
+
+impl Args {
+    /// The process's; ends it where clap has said all.
+    fn of(about: &About) -> Self {
+        let what = format!("Serves devices of the protocol {}", about.protocol);
+        let command = Self::command().name(about.name).version(about.version).about(what);
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Opens the data plane of a mapper of this name.
@@ -164,7 +172,7 @@ pub fn run_with<D: Driver>(about: &About, driver: D, open: OpenDataPlane) -> Exi
 }
 
 fn live<D: Driver>(about: &About, driver: D, open: Option<OpenDataPlane>) -> ExitCode {
-    let args = Args::parse();
+    let args = Args::of(about);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, 1),

@@ -20,6 +20,13 @@ async fn it_is_so_with_kubeedge_too() {
     assert!(results.failed().is_empty() && results.passed().len() == 8, "\n{results}");
 }
 
+#[test]
+fn the_program_says_its_own_name_and_version() {
+    let said =
+        std::process::Command::new(env!("CARGO_BIN_EXE_skerry-mapper-virtual")).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{} {}\n", ABOUT.name, ABOUT.version));
+}
+
 async fn results(api: Api) -> Results {
     let folder = tempfile::tempdir().unwrap();
     let driver = Virtual::default();

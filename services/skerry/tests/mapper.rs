@@ -81,6 +81,8 @@ async fn a_new_mapper_builds_elsewhere_and_works() {
     let h2 = root.join("services/rpc/vendor/h2");
     let patch = format!("[patch.crates-io]\nh2 = {{ path = \"{}\" }}\n", h2.display());
     let profile = "[profile.dev]\ndebug = \"line-tables-only\"\n[profile.dev.package.\"*\"]\ndebug = false\n";
+    // A version that the SDK does not have.
+    let manifest = manifest.replacen("version = \"0.1.0\"", "version = \"7.8.9\"", 1);
     let patched = format!("{manifest}\n{patch}{profile}");
     std::fs::write(made.join("Cargo.toml"), patched).unwrap();
     let target = Path::new(skerry).parent().unwrap().parent().unwrap();
@@ -88,6 +90,10 @@ async fn a_new_mapper_builds_elsewhere_and_works() {
         .args(["build", "--offline", "--quiet"])
         .current_dir(&made)
         .env("CARGO_TARGET_DIR", target));
+
+    let program = target.join("debug/soil-probe-mapper");
+    let version = Command::new(&program).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&version.stdout), "soil-probe-mapper 7.8.9\n");
 
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -103,7 +109,6 @@ async fn a_new_mapper_builds_elsewhere_and_works() {
     let config = folder.path().join("config.yaml");
     let text = format!("common: {{ edgecore_sock: {}, http_port: 0 }}\n", socket.display());
     std::fs::write(&config, text).unwrap();
-    let program = target.join("debug/soil-probe-mapper");
     let _process = Process(Command::new(program).arg("--config-file").arg(&config).spawn().unwrap());
 
     let within = Duration::from_secs(10);
