@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use skerry_mapper_opcua::{ABOUT, OpcUa};
 
 fn main() -> ExitCode {
-    skerry_mapper_sdk::run(&ABOUT, OpcUa::from_environment())
+    skerry_mapper_sdk::run_with(&ABOUT, OpcUa::from_environment(), skerry_mapper_dataplane::open)
 }

@@ -1,13 +1,14 @@
 //! The driver against a server that nobody here wrote: asyncua.
 //!
 //! `values`: reads, writes and subscriptions. `security`: certificates, policies and users. `bad_days`: servers
-//! that restart. `conformance`: the SDK's kit. `example`: the files of examples/opcua.
+//! that restart. `conformance`: the SDK's kit. `example`: the files of examples/opcua. `program`: the process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod bad_days;
 mod conformance;
 mod example;
 mod peer;
+mod program;
 mod security;
 mod values;
 
