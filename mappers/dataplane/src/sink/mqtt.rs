@@ -1,8 +1,10 @@
 //! MQTT 3.1.1: each value is a message in the text that KubeEdge's mappers publish, over one connection.
 //!
-//! With QoS 1 a value is taken when the broker has acknowledged it; with QoS 0 when it was written. QoS 2 is sent
-//! as QoS 1. One task
+//! With QoS 1 and 2 a value is taken when the broker has acknowledged it; with QoS 0 when it was written. One task
 //! turns the event loop and ends with the connection; dropping the sink ends it.
+//!
+//! MQTT 3.1.1 does not let a broker say how many messages of QoS 2 it takes at once, and one that gets more ends the
+//! connection. So there are few of them at once, after a failure one, then twice as many each time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use crate::route::Route;
 const KEEP_ALIVE_SECONDS: u16 = 20;
 /// Messages on their way to the broker at once: acknowledged well within the deadline of a batch.
 const OUTBOUND: usize = 100;
+/// The same with QoS 2: what mosquitto takes, if it is not told otherwise.
+const OUTBOUND_EXACTLY_ONCE: usize = 20;
 /// Longest message: a value, with room for base64 and the topic.
 const MAX_PACKET: u32 = 256 * 1024;
 /// The event loop ends at once when its connection has.
@@ -30,6 +34,8 @@ pub(crate) struct Mqtt {
     address: Address,
     means: Means,
     session: Option<Session>,
+    /// Messages of QoS 2 at once.
+    exactly_once: usize,
 }
 
 struct Session {
@@ -40,7 +46,7 @@ struct Session {
 
 impl Mqtt {
     pub(crate) fn new(address: Address, means: &Means) -> Self {
-        Self { address, means: means.clone(), session: None }
+        Self { address, means: means.clone(), session: None, exactly_once: OUTBOUND_EXACTLY_ONCE }
     }
 
     pub(crate) async fn send(&mut self, records: &[Record]) -> Sent {
@@ -52,7 +58,8 @@ impl Mqtt {
                 Err(words) => return Sent::away(0, words),
             },
         };
-        let records = records.get(..OUTBOUND).unwrap_or(records);
+        let most = if records.iter().any(is_exactly_once) { self.exactly_once } else { OUTBOUND };
+        let records = records.get(..most).unwrap_or(records);
         let mut notices = Vec::with_capacity(records.len());
         let mut problem = None;
         for record in records {
@@ -79,10 +86,12 @@ impl Mqtt {
         }
         match problem {
             None => {
+                self.exactly_once = (self.exactly_once * 2).min(OUTBOUND_EXACTLY_ONCE);
                 self.session = Some(session);
                 Sent::all(records)
             }
             Some(words) => {
+                self.exactly_once = 1;
                 // It knows why.
                 let ended = tokio::time::timeout(FAREWELL, session.turning.join_next()).await;
                 let words = if let Ok(Some(Ok(ended))) = ended { ended } else { words };
@@ -127,14 +136,18 @@ async fn turn(mut events: EventLoop) -> String {
     }
 }
 
+fn is_exactly_once(record: &Record) -> bool {
+    matches!(record.target.route, Route::Mqtt { qos: 2, .. })
+}
+
 async fn publish(client: &AsyncClient, record: &Record) -> Result<PublishNotice, String> {
     let Route::Mqtt { topic, qos, retain } = &record.target.route else {
         return Err("the value is not for MQTT".to_owned());
     };
     let qos = match qos {
         0 => QoS::AtMostOnce,
-        // What waited may be sent twice in any case, so exactly once would be a promise that is not kept.
-        _ => QoS::AtLeastOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
     };
     let options = PublishOptions::new(qos).retain(*retain);
     let published = client.publish_tracked(topic.clone(), payload(topic, record), options).await;

@@ -31,7 +31,11 @@ impl Broker {
         let program =
             ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
         let mut command = Command::new(program.expect("mosquitto is not installed: scripts/install-tools test"));
-        let process = command.arg("-c").arg(self.folder.path().join("mosquitto.conf")).stderr(Stdio::null());
+        let process = command
+            .arg("-c")
+            .arg(self.folder.path().join("mosquitto.conf"))
+            .arg("-v")
+            .stderr(std::fs::File::create("/tmp/devrest.mosq").unwrap());
         self.process = Some(process.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap());
         let port = self.port;
         let listens = eventually(async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok());
@@ -120,6 +124,26 @@ async fn messages_are_those_of_kubeedges_mappers_in_order_with_qos_1() {
 #[tokio::test]
 async fn messages_are_those_of_kubeedges_mappers_in_order_with_qos_2() {
     messages(2, 1000).await;
+}
+
+/// The broker ends the connection when more than three come at once: none is lost, none stops the others.
+#[tokio::test]
+async fn a_broker_that_takes_few_messages_of_qos_2_at_once_gets_all_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::new("allow_anonymous true\nmax_inflight_messages 3\n");
+    broker.start().await;
+    let mut listener = broker.listen(&[]).await;
+    let fixture = Fixture::new(folder.path());
+    let counter = device("counter", DataType::Int, &push(broker.port, 2));
+    fixture.define(&counter);
+    fixture.record(&counter, 0..30);
+    fixture.until("delivered", 30).await;
+    assert!(fixture.count("failures") > 0, "the broker takes as many as others, so the test shows nothing");
+    let mut numbers = Vec::new();
+    while !numbers.contains(&29) {
+        numbers.push(listener.next().await.rsplit(' ').next().unwrap().parse().unwrap());
+    }
+    assert_eq!(once(numbers), (0..30).collect::<Vec<_>>());
 }
 
 #[tokio::test]
