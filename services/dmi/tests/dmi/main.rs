@@ -18,6 +18,7 @@ mod bus_faults;
 mod bus_hostile;
 mod bus_link;
 mod fields;
+mod flood;
 mod gate;
 mod node;
 mod orders;

@@ -28,8 +28,12 @@ impl Mapper {
     }
 
     pub(crate) async fn connect_at(socket: &Path, name: &str) -> Self {
+        Self::connect_as(socket, name, "modbus").await
+    }
+
+    pub(crate) async fn connect_as(socket: &Path, name: &str, protocol: &str) -> Self {
         let hello =
-            pb::Hello { name: name.into(), version: "1".into(), protocol: "modbus".into(), ..Default::default() };
+            pb::Hello { name: name.into(), version: "1".into(), protocol: protocol.into(), ..Default::default() };
         let (mut mapper, first) = Self::open(socket, hello).await.unwrap();
         match first {
             Some(Down::Welcome(welcome)) => assert_eq!(welcome.node, "edge-1"),
@@ -58,7 +62,7 @@ impl Mapper {
     }
 
     /// How the stream ends.
-    async fn end(&mut self) -> Code {
+    pub(crate) async fn end(&mut self) -> Code {
         let ends = async {
             loop {
                 match self.receive.message().await {

@@ -18,9 +18,9 @@ pub(crate) const REGISTER: &str = "/v1beta1.DeviceManagerService/MapperRegister"
 pub(crate) const STATUS: &str = "/v1beta1.DeviceManagerService/ReportDeviceStatus";
 pub(crate) const STATES: &str = "/v1beta1.DeviceManagerService/ReportDeviceStates";
 
-const OK: i32 = 0;
+pub(crate) const OK: i32 = 0;
 const INVALID: i32 = 3;
-const EXHAUSTED: i32 = 8;
+pub(crate) const EXHAUSTED: i32 = 8;
 const DENIED: i32 = 7;
 
 pub(crate) fn registration(name: &str, protocol: &str, address: &Path, with_data: bool) -> Message {
@@ -35,9 +35,9 @@ pub(crate) fn registration(name: &str, protocol: &str, address: &Path, with_data
     message.message(2, &mapper)
 }
 
-async fn register(node: &Node, name: &str, with_data: bool) -> (PathBuf, Vec<u8>) {
+pub(crate) async fn register(node: &Node, name: &str, protocol: &str, with_data: bool) -> (PathBuf, Vec<u8>) {
     let address = node.path(&format!("{name}.sock"));
-    let (code, words, answer) = call(node.socket(), REGISTER, &registration(name, "modbus", &address, with_data)).await;
+    let (code, words, answer) = call(node.socket(), REGISTER, &registration(name, protocol, &address, with_data)).await;
     assert_eq!(code, OK, "{words}");
     (address, answer)
 }
@@ -124,7 +124,7 @@ async fn a_registration_with_data_gets_models_and_devices() {
     let node = Node::start().await;
     node.put_boiler("b1");
     node.until("b1", |_| true).await;
-    let (_, answer) = register(&node, "m", true).await;
+    let (_, answer) = register(&node, "m", "modbus", true).await;
     let (models, devices) = (all(&answer, 1), all(&answer, 2));
     assert_eq!((models.len(), devices.len()), (1, 1));
     check_model(&models[0]);
@@ -134,7 +134,7 @@ async fn a_registration_with_data_gets_models_and_devices() {
 #[tokio::test]
 async fn devices_come_change_and_go_in_the_order_of_kubeedge() {
     let node = Node::start().await;
-    let (address, answer) = register(&node, "m", false).await;
+    let (address, answer) = register(&node, "m", "modbus", false).await;
     assert!(answer.is_empty());
     // The socket appears only after the registration.
     let server = MapperServer::willing(&address);
@@ -184,7 +184,7 @@ async fn devices_come_change_and_go_in_the_order_of_kubeedge() {
 async fn values_and_states_reach_the_status() {
     let node = Node::start().await;
     node.put_boiler("b1");
-    let (address, _) = register(&node, "m", true).await;
+    let (address, _) = register(&node, "m", "modbus", true).await;
     let _server = MapperServer::willing(&address);
     node.until("b1", |v| condition(v, "Ready").status).await;
     for (property, value) in [("temperature", "21.500000"), ("setpoint", "40")] {
@@ -238,7 +238,7 @@ async fn what_is_missing_or_not_the_mappers_is_refused_with_words() {
         let (code, words, _) = call(socket, REGISTER, &message).await;
         assert!([INVALID, 13].contains(&code) && !words.is_empty(), "{message:?}: {code} {words}");
     }
-    register(&node, "m", true).await;
+    register(&node, "m", "modbus", true).await;
     let twin =
         |twin: &Message| Message::new().text(1, "b1").message(2, &Message::new().message(1, twin)).text(3, "plant");
     for (message, code) in [
@@ -269,7 +269,7 @@ async fn what_is_missing_or_not_the_mappers_is_refused_with_words() {
 #[tokio::test]
 async fn a_configuration_that_cannot_be_sent_is_said() {
     let node = Node::start().await;
-    let (address, _) = register(&node, "m", true).await;
+    let (address, _) = register(&node, "m", "modbus", true).await;
     let server = MapperServer::willing(&address);
     node.hub.put(kinds::DEVICE_MODEL, "plant", "boiler", model());
     let mut wrong = device("b1");
@@ -282,7 +282,7 @@ async fn a_configuration_that_cannot_be_sent_is_said() {
     // The mapper's own words, too.
     let picky =
         MapperServer::start(&address, Arc::new(|method| (method == "RegisterDevice").then_some((9, "no such line"))));
-    register(&node, "m", false).await;
+    register(&node, "m", "modbus", false).await;
     node.hub.put(kinds::DEVICE, "plant", "b1", device("b1"));
     let words = |v: &pb::DeviceView| condition(v, "Ready").message.contains("no such line");
     node.until("b1", words).await;
@@ -306,7 +306,7 @@ async fn every_start_order_ends_the_same() {
             }
             // A mapper that comes before the agent tries to register until it is there.
             if running && mapper && server.is_none() {
-                let (address, _) = register(&node, "m", true).await;
+                let (address, _) = register(&node, "m", "modbus", true).await;
                 server = Some(MapperServer::willing(&address));
             }
         }
@@ -324,7 +324,7 @@ async fn every_start_order_ends_the_same() {
 #[tokio::test]
 async fn a_restart_of_the_agent_sets_nothing_up_again() {
     let mut node = Node::start().await;
-    let (address, _) = register(&node, "m", false).await;
+    let (address, _) = register(&node, "m", "modbus", false).await;
     let server = MapperServer::willing(&address);
     node.put_boiler("b1");
     until_methods(&server, &["CreateDeviceModel", "RegisterDevice"]).await;
@@ -356,10 +356,10 @@ async fn a_device_moves_when_its_mapper_is_gone_and_not_before() {
     node.put_boiler("b1");
     node.put_boiler("b2");
     node.until("b2", |_| true).await;
-    let (first, _) = register(&node, "m1", false).await;
+    let (first, _) = register(&node, "m1", "modbus", false).await;
     let first = MapperServer::willing(&first);
     eventually(async || (first.bodies("RegisterDevice").len() == 2).then_some(())).await.unwrap();
-    let (second, _) = register(&node, "m2", false).await;
+    let (second, _) = register(&node, "m2", "modbus", false).await;
     let second = MapperServer::willing(&second);
     node.until("b1", |v| v.mapper == "m1").await;
     assert!(second.methods().is_empty());
@@ -375,16 +375,10 @@ async fn a_mapper_that_hangs_holds_up_itself_alone() {
     let hangs = Arc::new(AtomicBool::new(true));
     let hung = Arc::clone(&hangs);
     let slow = MapperServer::start(&address, Arc::new(move |_| hung.load(Ordering::SeqCst).then_some((-1, ""))));
-    register(&node, "slow", false).await;
+    register(&node, "slow", "modbus", false).await;
     node.put_boiler("b1");
     eventually(async || (!slow.methods().is_empty()).then_some(())).await.unwrap();
-    let (other, _) = {
-        let address = node.path("quick.sock");
-        let (code, words, answer) =
-            call(node.socket(), REGISTER, &registration("quick", "opcua", &address, false)).await;
-        assert_eq!(code, OK, "{words}");
-        (address, answer)
-    };
+    let (other, _) = register(&node, "quick", "opcua", false).await;
     let quick = MapperServer::willing(&other);
     let mut device = device("x1");
     device["spec"]["protocol"]["protocolName"] = "opcua".into();
@@ -410,7 +404,7 @@ async fn flood(node: &Node, count: usize) -> Vec<(i32, String, Vec<u8>)> {
 async fn control_without_a_quota_a_flood_is_taken() {
     let node = Node::with(|config| config.dmi.quotas.calls_per_second = u32::MAX).await;
     node.put_boiler("b1");
-    let (address, _) = register(&node, "m", true).await;
+    let (address, _) = register(&node, "m", "modbus", true).await;
     let _server = MapperServer::willing(&address);
     node.until("b1", |v| condition(v, "Ready").status).await;
     assert!(flood(&node, 200).await.iter().all(|(code, ..)| *code == OK));
@@ -420,7 +414,7 @@ async fn control_without_a_quota_a_flood_is_taken() {
 async fn a_flood_is_refused_to_its_author_alone() {
     let node = Node::with(|config| config.dmi.quotas.calls_per_second = 20).await;
     node.put_boiler("b1");
-    let (address, _) = register(&node, "m", true).await;
+    let (address, _) = register(&node, "m", "modbus", true).await;
     let _server = MapperServer::willing(&address);
     node.until("b1", |v| condition(v, "Ready").status).await;
     let answers = flood(&node, 200).await;
