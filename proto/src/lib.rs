@@ -4,6 +4,7 @@
 //! that a build needs no generator; `cargo test -p skerry-proto` compares it with its source and
 //! `SKERRY_REGENERATE=1 cargo test -p skerry-proto` writes it anew.
 
+pub mod bounds;
 pub mod codec;
 
 /// Descriptors of all files, for server reflection.

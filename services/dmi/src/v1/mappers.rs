@@ -1,13 +1,14 @@
 //! The stream of a mapper.
 //!
 //! One loop reads it, one writes what the mapper has yet to hear; both end with the stream. Limits: the values
-//! of one message ([`MAX_VALUES`]), one batch at a time, and the mapper's rate: when its tokens are used up the
-//! stream is not read, so that a flood waits in its author. A mapper that does not
-//! read holds up itself alone, and is disconnected by `skerry-rpc`.
+//! and states of one message ([`MAX_VALUES`], counted by the codec before they are made), one batch at a time, and the
+//! mapper's rate: when its tokens are used up the stream is not read, so that a flood waits in its author. A mapper that
+//! does not read holds up itself alone, and is disconnected by `skerry-rpc`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use skerry_proto::bounds::MAX_VALUES;
 use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::mapper_message::Message as Up;
 use skerry_proto::dmi::v1::mappers_server::Mappers;
@@ -24,12 +25,8 @@ use crate::fleet::{Api, Introduction, MapperId};
 use crate::node::Node;
 use crate::twin::MAX_VALUE_BYTES;
 
-/// Values of one message: a bus with a hundred devices of fifty registers each.
-pub(crate) const MAX_VALUES: u32 = 5_000;
 /// Batches that a mapper should have without an ack; one is taken at a time, and what is beyond waits unread.
 pub(crate) const MAX_UNACKNOWLEDGED: u32 = 64;
-/// States of one message.
-const MAX_STATES: usize = 5_000;
 /// Messages on their way to a mapper.
 const SEND_QUEUE: usize = 64;
 /// Refusals in one ack: the first ones say what is wrong.
@@ -187,7 +184,7 @@ impl Session {
                         return Ok(());
                     }
                 }
-                Some(Up::States(states)) => self.states(states)?,
+                Some(Up::States(states)) => self.states(states),
                 Some(Up::Applied(applied)) => self.applied(&applied)?,
                 Some(Up::Hello(_)) => return Err(Status::invalid_argument("hello may come only once")),
                 // The answer to a command of a newer node, or a message of a newer mapper.
@@ -199,9 +196,6 @@ impl Session {
 
     async fn reports(&self, reports: pb::Reports) -> Result<pb::ReportsAck, Status> {
         let count: usize = reports.devices.iter().map(|device| device.values.len()).sum();
-        if count > MAX_VALUES as usize {
-            return Err(Status::invalid_argument(format!("a message may hold {MAX_VALUES} values, not {count}")));
-        }
         self.node.admit_stream(&self.id, count as u64).await;
         let sequence = reports.sequence;
         let mut ack = pb::ReportsAck { sequence, refused: Vec::new() };
@@ -238,10 +232,7 @@ impl Session {
         Ok(ack)
     }
 
-    fn states(&self, states: pb::StateReports) -> Result<(), Status> {
-        if states.states.len() > MAX_STATES {
-            return Err(Status::invalid_argument(format!("a message may hold {MAX_STATES} states")));
-        }
+    fn states(&self, states: pb::StateReports) {
         for report in states.states {
             let (Ok(key), Some(state)) = (convert::key(report.device.as_ref()), convert::state(report.state)) else {
                 self.node.metrics.values_refused.inc();
@@ -255,7 +246,6 @@ impl Session {
                 self.node.metrics.values_refused.inc();
             }
         }
-        Ok(())
     }
 
     fn applied(&self, applied: &pb::Applied) -> Result<(), Status> {

@@ -22,9 +22,9 @@ use crate::v1beta1::{REGISTER, STATES, STATUS, registration, report, states};
 use crate::wire::{MapperServer, Message, call, framed, send};
 
 const OK: i32 = 0;
-const INVALID: i32 = 3;
+pub(crate) const INVALID: i32 = 3;
 const EXHAUSTED: i32 = 8;
-const CONNECT: &str = "/skerry.dmi.v1.Mappers/Connect";
+pub(crate) const CONNECT: &str = "/skerry.dmi.v1.Mappers/Connect";
 
 /// A node with a device that a mapper of KubeEdge serves.
 async fn served() -> (Node, MapperServer) {

@@ -20,6 +20,7 @@ mod bus_link;
 mod fields;
 mod flood;
 mod gate;
+mod large_messages;
 mod node;
 mod orders;
 mod process;
