@@ -34,6 +34,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// a mebibyte after a checkpoint.
 const SETTINGS: &str = "PRAGMA auto_vacuum = 2; PRAGMA journal_mode = wal; PRAGMA synchronous = full;
     PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA journal_size_limit = 1048576;";
+/// Rows have numbers of their own: without them a value longer than a quarter of a page takes pages for itself.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS sinks (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
     CREATE TABLE IF NOT EXISTS targets (
@@ -41,7 +42,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS pending (
         sink INTEGER NOT NULL, seq INTEGER NOT NULL, target INTEGER NOT NULL, at INTEGER NOT NULL,
         unix_ms INTEGER NOT NULL, kind INTEGER NOT NULL, value ANY NOT NULL, cost INTEGER NOT NULL,
-        PRIMARY KEY (sink, seq)) STRICT, WITHOUT ROWID;";
+        PRIMARY KEY (sink, seq)) STRICT;";
 
 /// Why the spool cannot be used now.
 #[derive(Debug, thiserror::Error)]
@@ -236,6 +237,29 @@ impl Database {
         };
         let held = self.sinks.get(&id);
         let (mut last, mut bytes) = held.map_or((0, 0), |held| (held.last, held.bytes));
+        // Room is made first, and what would have none is not written: the file grows by no more than what stays.
+        let (records, skipped, needed) = newest(records, most);
+        last += i64::try_from(skipped).unwrap_or(i64::MAX);
+        dropped += u64::try_from(skipped).unwrap_or(0);
+        // What is older than something that is dropped goes too.
+        let most_before = if skipped > 0 { 0 } else { most.saturating_sub(needed) };
+        while bytes > most_before {
+            let mut query =
+                transaction.prepare_cached("SELECT seq, cost FROM pending WHERE sink = ? ORDER BY seq LIMIT ?")?;
+            let rows = query.query_map([id, TRIM_ROWS], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+            let mut upto = None;
+            for row in rows {
+                let (seq, cost) = row?;
+                bytes = bytes.saturating_sub(u64::try_from(cost).unwrap_or(0));
+                upto = Some(seq);
+                if bytes <= most_before {
+                    break;
+                }
+            }
+            let Some(upto) = upto else { break };
+            let gone = transaction.execute("DELETE FROM pending WHERE sink = ? AND seq <= ?", [id, upto])?;
+            dropped += u64::try_from(gone).unwrap_or(0);
+        }
         let mut targets: HashMap<*const Target, i64> = HashMap::new();
         let mut insert = transaction.prepare_cached(
             "INSERT INTO pending (sink, seq, target, at, unix_ms, kind, value, cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -257,23 +281,6 @@ impl Database {
             insert.execute(params![id, last, target, now, record.unix_ms, kind, value, cost])?;
         }
         drop(insert);
-        while bytes > most {
-            let mut query =
-                transaction.prepare_cached("SELECT seq, cost FROM pending WHERE sink = ? ORDER BY seq LIMIT ?")?;
-            let rows = query.query_map([id, TRIM_ROWS], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-            let mut upto = None;
-            for row in rows {
-                let (seq, cost) = row?;
-                bytes = bytes.saturating_sub(u64::try_from(cost).unwrap_or(0));
-                upto = Some(seq);
-                if bytes <= most {
-                    break;
-                }
-            }
-            let Some(upto) = upto else { break };
-            let gone = transaction.execute("DELETE FROM pending WHERE sink = ? AND seq <= ?", [id, upto])?;
-            dropped += u64::try_from(gone).unwrap_or(0);
-        }
         transaction.commit()?;
         self.names.insert(sink.to_owned(), id);
         self.sinks.insert(id, Held { bytes, last });
@@ -348,6 +355,20 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// The newest values that have room in so many bytes, how many older ones there are, and what the newest ones cost.
+fn newest(records: &[Record], most: u64) -> (&[Record], usize, u64) {
+    let mut cost = 0_u64;
+    let fits = |record: &&Record| {
+        let more = cost.saturating_add(record.cost());
+        let fits = more <= most;
+        cost = if fits { more } else { cost };
+        fits
+    };
+    let count = records.iter().rev().take_while(fits).count();
+    let skipped = records.len().saturating_sub(count);
+    (records.get(skipped..).unwrap_or_default(), skipped, cost)
 }
 
 fn target_id(transaction: &Transaction<'_>, sink: i64, target: &Target) -> Result<i64, SpoolError> {

@@ -73,6 +73,26 @@ fn the_oldest_are_dropped_when_it_is_full_and_only_of_this_sink() {
     assert!(size < 2 * 2000 * each, "{size}");
 }
 
+/// Written first and removed then, they would leave a file that is four times as long.
+#[test]
+fn more_than_there_is_room_for_at_once_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let each = record(Value::Int(0), 0).cost();
+    let spool = Spool::new(folder.path(), 1000 * each, DEFAULT_SPOOL_AGE);
+    spool.append(SINK, &numbers(0..10)).unwrap();
+    // Numbers go on as if all had been written: whoever gave them knows theirs by counting.
+    assert_eq!(spool.append(SINK, &numbers(10..20_010)).unwrap(), Appended { last: 20_010, dropped: 19_010 });
+    let waiting = spool.oldest(SINK, 5000, u64::MAX).unwrap();
+    assert_eq!(times(&waiting), (19_010..20_010).collect::<Vec<_>>());
+    assert_eq!(waiting[0].0, 19_011);
+    let bytes: u64 = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 4 * 1000 * each, "{bytes} bytes");
+    // One that has no room alone is not kept, and nothing that is older.
+    let long = record(Value::Text("x".repeat(100_000)), 30_000);
+    assert_eq!(spool.append(SINK, &[long]).unwrap(), Appended { last: 20_011, dropped: 1001 });
+    assert!(spool.oldest(SINK, 10, u64::MAX).unwrap().is_empty());
+}
+
 #[test]
 fn what_is_too_old_is_dropped_in_time_that_somebody_runs() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@
 
 mod http;
 mod killed;
+mod load;
 mod mapper;
 mod mqtt;
 mod mysql;
