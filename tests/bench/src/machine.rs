@@ -160,9 +160,9 @@ impl Machine {
         self.data.join("dmi.sock")
     }
 
-    /// Where the agent keeps the files of pods.
-    pub fn pods_dir(&self) -> PathBuf {
-        self.data.join("edged/pods")
+    /// Where the agent keeps the files of pods: on disk, and in memory.
+    pub fn pods_dirs(&self) -> [PathBuf; 2] {
+        ["edged/pods", "edged/memory"].map(|dir| self.data.join(dir))
     }
 
     /// Where the logs of pods are.

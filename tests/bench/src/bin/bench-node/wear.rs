@@ -26,7 +26,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(bench: &Bench, args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
-    let runtime = Runtime::new(&bench.machine.containerd.socket(), &bench.machine.containerd.dir().join("direct"))?;
+    let runtime =
+        Runtime::new(&bench.machine.containerd.socket(), &bench.machine.containerd.dir().join("direct"), false)?;
     through(bench, 0, args.first).await?;
     let first = Look::take(bench, &runtime).await?;
     figures.info("wear_resident_first", first.resident_mb, "MB");
@@ -72,16 +73,18 @@ impl Look {
     async fn take(bench: &Bench, runtime: &Runtime) -> anyhow::Result<Self> {
         tokio::time::sleep(SETTLE).await;
         let (machine, agent) = (&bench.machine, bench.machine.agent()?);
-        let pods = machine.pods_dir();
+        let pods = machine.pods_dirs();
         let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let mounts = table.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| Path::new(p).starts_with(&pods));
+        let points = table.lines().filter_map(|l| l.split(' ').nth(4)).map(Path::new);
+        // The directory in memory is itself a mount, as long as the node is.
+        let mounts = points.filter(|p| pods.iter().any(|dir| p.starts_with(dir) && p != dir));
         Ok(Self {
             resident_mb: agent.resident_kib()? * 1.024e-3,
             descriptors: agent.descriptors()? as f64,
             threads: agent.threads()? as f64,
             mounts: mounts.count() as f64,
             groups: pod_groups(Path::new("/sys/fs/cgroup"), &machine.containerd.cgroup_root(), 3) as f64,
-            files: (entries(&pods) + entries(machine.logs_dir())) as f64,
+            files: (pods.iter().map(|dir| entries(dir)).sum::<usize>() + entries(machine.logs_dir())) as f64,
             containers: runtime.of_edged().await?.len() as f64,
         })
     }
