@@ -5,6 +5,7 @@
 //! properties. Nothing here blocks, opens a socket or reads a file.
 
 mod balance;
+mod route;
 mod rule;
 mod table;
 mod tunnel;
@@ -12,6 +13,7 @@ mod tunnel;
 pub use balance::{
     Balancer, Candidate, Client, Defaults, EndpointStatus, MAX_ATTEMPTS, MAX_CLIENTS, Place, Settings, Tier,
 };
+pub use route::{Ask, Choice, EARLY, MAX_PEEK, Neighbours, Plan, Route, Router, Unserved, Way};
 pub use rule::{
     ConnectionPool, DestinationRule, HashKey, Keepalive, MAX_HEADER_NAME, MAX_PORT_SETTINGS, MAX_WARNINGS,
     OutlierDetection, Policy, Reason, Traffic, Warning,

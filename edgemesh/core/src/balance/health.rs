@@ -14,8 +14,11 @@ const TRIAL: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct Health {
-    /// Since the last success or ejection.
+    /// Connections in a row that could not be made, since the last ejection.
     failures: u32,
+    /// Connections in a row that were broken off at once. An endpoint that takes every connection and breaks it off
+    /// is as bad as one that takes none.
+    broken: u32,
     /// Ejections in a row.
     ejections: u32,
     /// How long the last one is.
@@ -45,7 +48,7 @@ impl Health {
     }
 
     pub(super) fn failures(&self) -> u32 {
-        self.failures
+        self.failures.max(self.broken)
     }
 
     /// A connection begins. After an ejection it is the trial.
@@ -55,8 +58,8 @@ impl Health {
         }
     }
 
-    /// A connection was made: it works, also if it was only a last resort.
-    pub(super) fn succeeded(&mut self, now: Instant) {
+    /// A connection was made: it is back, also if it was only a last resort.
+    pub(super) fn connected(&mut self, now: Instant) {
         self.failures = 0;
         self.trial = None;
         if self.until.take().is_some() {
@@ -64,12 +67,31 @@ impl Health {
         }
     }
 
+    /// A connection was not broken off at once.
+    pub(super) fn served(&mut self) {
+        self.broken = 0;
+    }
+
     /// A connection failed; `may`: one more endpoint may be ejected.
     pub(super) fn failed(&mut self, now: Instant, rules: &OutlierDetection, may: bool) {
         self.trial = None;
         self.failures = self.failures.saturating_add(1);
         let enough = self.until.is_some() || self.failures >= rules.consecutive_failures;
-        if self.is_ejected(now) || rules.consecutive_failures == 0 || !may || !enough {
+        if may && enough {
+            self.eject(now, rules);
+        }
+    }
+
+    /// A connection was broken off at once; `may` as above.
+    pub(super) fn broke(&mut self, now: Instant, rules: &OutlierDetection, may: bool) {
+        self.broken = self.broken.saturating_add(1);
+        if may && self.broken >= rules.consecutive_failures {
+            self.eject(now, rules);
+        }
+    }
+
+    fn eject(&mut self, now: Instant, rules: &OutlierDetection) {
+        if self.is_ejected(now) || rules.consecutive_failures == 0 {
             return;
         }
         if self.back.is_some_and(|back| now.saturating_duration_since(back) >= self.length) {
@@ -80,6 +102,7 @@ impl Health {
         self.until = Some(now + self.length);
         self.back = None;
         self.failures = 0;
+        self.broken = 0;
     }
 }
 

@@ -11,8 +11,9 @@
 //!
 //! Invariants: an endpoint that is not in the list is never chosen; one at its limit of connections never; an
 //! ejected one only after all others; no more are ejected at a time than the percentage allows, but one may
-//! always be; nothing is counted for an endpoint that left. What is kept per endpoint is bounded by
-//! the list, what is kept per client by [`MAX_CLIENTS`].
+//! always be; connections are counted until they end, also when their endpoint leaves and comes back. What is kept
+//! per endpoint is bounded by the list and by connections that are open, what is kept per client by
+//! [`MAX_CLIENTS`].
 
 mod affinity;
 mod choose;
@@ -35,7 +36,7 @@ use health::{Health, Speed};
 pub use settings::{Defaults, Settings};
 pub use tier::{Place, Tier};
 
-use crate::rule::Policy;
+use crate::rule::{OutlierDetection, Policy};
 use crate::table::Endpoint;
 
 /// Most endpoints that one connection tries: a client has given up before a fifth one answers.
@@ -88,12 +89,17 @@ struct Entry {
     speed: Speed,
 }
 
+/// How a fault is noted; the last argument says whether one more endpoint may be ejected.
+type Fault = fn(&mut Health, Instant, &OutlierDetection, bool);
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Balancer {
     settings: Settings,
     /// In the order of addresses.
     entries: Vec<Entry>,
+    /// Endpoints that left while connections to them are open.
+    departed: HashMap<SocketAddr, Entry>,
     affinity: Affinity,
 }
 
@@ -101,15 +107,15 @@ impl Balancer {
     /// A balancer without endpoints.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, entries: Vec::new(), affinity: Affinity::default() }
+        Self { settings, entries: Vec::new(), departed: HashMap::new(), affinity: Affinity::default() }
     }
 
     /// The endpoints are now these. What is known of those that stay is kept; of one that is listed twice, the
     /// first entry counts.
     pub fn update(&mut self, settings: Settings, candidates: Vec<Candidate>) {
         self.settings = settings;
-        let mut known: HashMap<SocketAddr, Entry> =
-            std::mem::take(&mut self.entries).into_iter().map(|e| (e.candidate.endpoint.address, e)).collect();
+        let mut known = std::mem::take(&mut self.departed);
+        known.extend(std::mem::take(&mut self.entries).into_iter().map(|entry| (entry.address(), entry)));
         let mut entries: Vec<Entry> = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             let address = candidate.endpoint.address;
@@ -128,6 +134,14 @@ impl Balancer {
         entries.sort_by_key(Entry::address);
         entries.dedup_by_key(|entry| entry.address());
         self.entries = entries;
+        known.retain(|_, entry| entry.active > 0);
+        self.departed = known;
+    }
+
+    /// Whether there are no endpoints at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The endpoints that a connection tries, in this order. Empty: there are none, or all are at their limit.
@@ -148,23 +162,30 @@ impl Balancer {
         order.iter().filter_map(|at| self.entries.get(*at)).map(|entry| entry.candidate.endpoint.clone()).collect()
     }
 
-    /// A connection to the endpoint begins. `false`: it left or is at its limit meanwhile; try the next.
-    pub fn begin(&mut self, address: SocketAddr, now: Instant) -> bool {
-        let most = self.settings.max_connections();
-        match self.entry(address) {
-            Some(entry) if entry.active < most => {
-                entry.active += 1;
-                entry.health.begin(now);
-                true
-            }
-            _ => false,
+    /// A connection to the endpoint begins, and counts until [`Balancer::end`].
+    pub fn begin(&mut self, address: SocketAddr, now: Instant) {
+        if let Some(entry) = self.entry(address) {
+            entry.active = entry.active.saturating_add(1);
+            entry.health.begin(now);
         }
     }
 
-    /// A connection that was begun is there, after `took`. The client is bound to that endpoint from now on.
+    /// A connection that was begun is over, however it went.
+    pub fn end(&mut self, address: SocketAddr) {
+        if let Some(entry) = self.entry(address) {
+            entry.active = entry.active.saturating_sub(1);
+        } else if let Some(departed) = self.departed.get_mut(&address) {
+            departed.active = departed.active.saturating_sub(1);
+            if departed.active == 0 {
+                self.departed.remove(&address);
+            }
+        }
+    }
+
+    /// The endpoint took a connection, after `took`. The client is bound to it from now on.
     pub fn connected(&mut self, address: SocketAddr, client: IpAddr, now: Instant, took: Duration) {
         if let Some(entry) = self.entry(address) {
-            entry.health.succeeded(now);
+            entry.health.connected(now);
             entry.speed.took(took, now);
             if let Some(timeout) = self.settings.affinity {
                 self.affinity.bind(client, address, now, timeout);
@@ -172,22 +193,30 @@ impl Balancer {
         }
     }
 
-    /// A connection that was begun could not be made, or broke before a byte came back. It has ended with that.
+    /// The endpoint could not be reached.
     pub fn failed(&mut self, address: SocketAddr, now: Instant) {
+        self.fault(address, now, Health::failed);
+    }
+
+    /// The endpoint took a connection and broke it off at once.
+    pub fn broke(&mut self, address: SocketAddr, now: Instant) {
+        self.fault(address, now, Health::broke);
+    }
+
+    /// The endpoint took a connection, and did not break it off.
+    pub fn served(&mut self, address: SocketAddr) {
+        if let Some(entry) = self.entry(address) {
+            entry.health.served();
+        }
+    }
+
+    fn fault(&mut self, address: SocketAddr, now: Instant, fault: Fault) {
         let rules = self.settings.outliers;
         let total = self.entries.len();
         let ejected = self.entries.iter().filter(|e| e.address() != address && e.health.is_ejected(now)).count();
         let may = ejected == 0 || (ejected + 1) * 100 <= total * usize::from(rules.max_ejection_percent);
         if let Some(entry) = self.entry(address) {
-            entry.active = entry.active.saturating_sub(1);
-            entry.health.failed(now, &rules, may);
-        }
-    }
-
-    /// A connection that was there has ended.
-    pub fn ended(&mut self, address: SocketAddr) {
-        if let Some(entry) = self.entry(address) {
-            entry.active = entry.active.saturating_sub(1);
+            fault(&mut entry.health, now, &rules, may);
         }
     }
 
@@ -261,23 +290,23 @@ impl Balancer {
         order.extend(choose::rank(&mut self.entries, group, rank, room, first, now, random));
     }
 
-    /// When nothing else is left, what was ejected: the one that comes back first, first.
-    fn add_ejected(&mut self, order: &mut Vec<usize>, now: Instant, random: u64) {
+    /// When nothing else is left: what is on trial, then what was ejected, the one that comes back first, first.
+    fn add_ejected(&self, order: &mut Vec<usize>, now: Instant, random: u64) {
         let room = MAX_ATTEMPTS.saturating_sub(order.len());
+        if room == 0 {
+            return;
+        }
         let most = self.settings.max_connections();
         let rest = self.entries.iter().enumerate().filter(|(at, e)| e.active < most && !order.contains(at));
         let mut rest: Vec<_> = rest
             .map(|(at, entry)| {
-                (entry.candidate.tier, entry.health.ejected_until(), choose::mix(entry.hash ^ random), at)
+                let until = entry.health.ejected_until().filter(|until| *until > now);
+                let tier = if self.settings.nearest_first { entry.candidate.tier } else { Tier::Node };
+                ((until.is_some(), tier, until, choose::mix(entry.hash ^ random)), at)
             })
             .collect();
-        if !self.settings.nearest_first {
-            rest.iter_mut().for_each(|entry| entry.0 = Tier::Node);
-        }
-        if !rest.is_empty() && room > 0 {
-            rest.sort_by_key(|(tier, until, chance, _)| (*tier, until.filter(|until| *until > now), *chance));
-            order.extend(rest.into_iter().take(room).map(|(.., at)| at));
-        }
+        rest.sort_unstable();
+        order.extend(rest.into_iter().take(room).map(|(_, at)| at));
     }
 }
 

@@ -95,7 +95,7 @@ fn the_less_busy_and_the_faster_are_preferred() {
     let mut least = balancer(Policy::LeastRequest, 3);
     for i in 0..30 {
         let at = least.choose(client(1), now, choose::mix(i)).first().unwrap().address;
-        assert!(least.begin(at, now));
+        least.begin(at, now);
     }
     let active: Vec<_> = least.status(now).iter().map(|status| status.active).collect();
     assert!(active.iter().all(|active| (8..=12).contains(active)), "{active:?}");
@@ -199,11 +199,11 @@ fn near_ones_come_first_and_far_ones_after_them() {
     // The near one is full: the LAN, in turn.
     let full = Settings { max_connections: Some(1), ..settings };
     balancer.update(full, candidates(&[Tier::Rest, Tier::Lan, Tier::Zone, Tier::Node, Tier::Lan]));
-    assert!(balancer.begin(address(3), now) && !balancer.begin(address(3), now));
+    balancer.begin(address(3), now);
     let firsts: Vec<_> = (0..4).map(|i| order(&balancer.choose(client(i), now, 3))[0]).collect();
     assert_eq!(firsts.iter().filter(|at| **at == 1).count(), 2);
     assert_eq!(firsts.iter().filter(|at| **at == 4).count(), 2);
-    balancer.ended(address(3));
+    balancer.end(address(3));
     assert_eq!(order(&balancer.choose(client(1), now, 3))[0], 3);
 }
 
@@ -216,12 +216,13 @@ fn failures_in_a_row_eject_for_longer_each_time() {
     let mut now = Instant::now();
     let ejected = |balancer: &Balancer, now| balancer.status(now)[0].ejected_until.is_some();
     let fail = |balancer: &mut Balancer, now| {
-        assert!(balancer.begin(address(0), now));
+        balancer.begin(address(0), now);
         balancer.failed(address(0), now);
+        balancer.end(address(0));
     };
     // A success between failures: they are not in a row.
     fail(&mut balancer, now);
-    assert!(balancer.begin(address(0), now));
+    balancer.begin(address(0), now);
     balancer.connected(address(0), client(1).ip, now, Duration::ZERO);
     fail(&mut balancer, now);
     assert!(!ejected(&balancer, now));
@@ -234,15 +235,16 @@ fn failures_in_a_row_eject_for_longer_each_time() {
         assert!(!ejected(&balancer, now));
         // One connection tries it; meanwhile it comes last again.
         assert!((0..2).any(|i| order(&balancer.choose(client(i), now, 0))[0] == 0));
-        assert!(balancer.begin(address(0), now));
+        balancer.begin(address(0), now);
         assert!((0..4).all(|i| order(&balancer.choose(client(i), now, 0))[0] == 1));
         balancer.failed(address(0), now);
+        balancer.end(address(0));
         let until = balancer.status(now)[0].ejected_until.unwrap();
         assert_eq!(until - now, rules.base_ejection * times);
     }
     // It is back, stays well long enough, and begins anew.
     now += rules.base_ejection * 4;
-    assert!(balancer.begin(address(0), now));
+    balancer.begin(address(0), now);
     balancer.connected(address(0), client(1).ip, now, Duration::ZERO);
     assert!((0..2).any(|i| order(&balancer.choose(client(i), now, 0))[0] == 0));
     now += rules.base_ejection * 4;
@@ -303,16 +305,42 @@ fn what_is_known_of_an_endpoint_outlives_a_change_of_the_list() {
     balancer.update(settings.clone(), candidates(&[Tier::Rest; 4]));
     let status = balancer.status(now);
     assert_eq!((status[1].active, status[2].ejected_until.is_some()), (1, true));
-    // One that left and comes back is new, and what ends late does no harm.
+    // A connection outlives its endpoint's place in the list, also twice.
+    balancer.begin(address(1), now);
     balancer.update(settings.clone(), candidates(&[Tier::Rest; 1]));
-    balancer.ended(address(1));
+    balancer.end(address(1));
     balancer.failed(address(2), now);
-    assert!(!balancer.begin(address(1), now));
-    balancer.update(settings, candidates(&[Tier::Rest; 3]));
+    balancer.update(settings.clone(), candidates(&[Tier::Rest; 3]));
     let status = balancer.status(now);
-    assert_eq!((status[1].active, status[2].ejected_until.is_some()), (0, false));
-    balancer.ended(address(1));
+    // One without connections is new when it comes back.
+    assert_eq!((status[1].active, status[2].ejected_until.is_some()), (1, false));
+    balancer.update(settings.clone(), candidates(&[Tier::Rest; 1]));
+    balancer.end(address(1));
+    balancer.end(address(1));
+    assert!(balancer.departed.is_empty());
+    balancer.update(settings, candidates(&[Tier::Rest; 3]));
     assert_eq!(balancer.status(now)[1].active, 0);
+}
+
+#[test]
+fn an_endpoint_that_takes_connections_and_breaks_them_off_is_ejected() {
+    let now = Instant::now();
+    let mut balancer = balancer(Policy::RoundRobin, 2);
+    let broken = |balancer: &mut Balancer, breaks| {
+        balancer.begin(address(0), now);
+        balancer.connected(address(0), client(1).ip, now, Duration::ZERO);
+        if breaks {
+            balancer.broke(address(0), now)
+        } else {
+            balancer.served(address(0))
+        }
+        balancer.end(address(0));
+        balancer.status(now)[0].ejected_until.is_some()
+    };
+    for breaks in [true, true, true, true, false, true, true, true, true] {
+        assert!(!broken(&mut balancer, breaks));
+    }
+    assert!(broken(&mut balancer, true));
 }
 
 #[test]
