@@ -117,7 +117,7 @@ proptest! {
                 }
                 Step::End(index) if !open.is_empty() => {
                     let address = open.swap_remove(index.index(open.len()));
-                    if address.port() % 2 == 0 { balancer.broke(address, now) } else { balancer.served(address) }
+                    if address.port().is_multiple_of(2) { balancer.broke(address, now) } else { balancer.served(address) }
                     balancer.end(address);
                 }
                 Step::End(_) => {}
