@@ -8,35 +8,37 @@
 //! attempts of a flow are bounded in number and, all together, by the plan's deadline; dropping the future ends
 //! them without a word, as nothing is known then.
 
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use skerry_telemetry::emit;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::dial::{Dial, DialError};
 use crate::events::AttemptFailed;
-use crate::flow::{Candidate, Choose, Destination, Feedback, Flow, Plan, Policy, Target};
+use crate::flow::{Candidate, Choose, Feedback, Flow, Plan, Target};
 use crate::limits::{MAX_ATTEMPTS, STAGGER_LOCAL, STAGGER_NODE};
 use crate::proxy::Shared;
-use crate::socket;
 use crate::wire;
 
 /// A way to a backend.
 #[derive(Debug)]
-pub(crate) enum Backend<S> {
-    Local(TcpStream),
+pub(crate) enum Backend<L, S> {
+    Local(L),
     Tunnel(S),
 }
 
 /// A connected backend. The chooser hears that it is closed when `in_flight` is dropped.
-pub(crate) struct Connected<C: Choose, S> {
-    pub(crate) backend: Backend<S>,
+pub(crate) struct Connected<C: Choose, L, S> {
+    pub(crate) backend: Backend<L, S>,
     pub(crate) target: Target,
     pub(crate) in_flight: InFlight<C>,
+    /// Candidates that were not tried.
+    pub(crate) left: Vec<Candidate<C::Endpoint>>,
 }
 
 /// A flow that an endpoint serves.
@@ -74,17 +76,20 @@ struct Attempt<E> {
     failed: bool,
 }
 
-/// Connects to the first candidate that can be reached.
+/// Connects to the first candidate that can be reached; `local` connects to an address.
 ///
 /// # Errors
 /// What the last attempt failed of, or [`DialError::TimedOut`].
-pub(crate) async fn connect<C: Choose, D: Dial>(
+pub(crate) async fn connect<C: Choose, D: Dial, L, F>(
     shared: &Shared<C, D>,
     flow: &Flow,
     plan: Plan<C::Endpoint>,
-) -> Result<Connected<C, D::Stream>, DialError> {
-    let policy = plan.policy;
-    let deadline = Instant::now() + policy.connect;
+    local: impl Fn(SocketAddr) -> F,
+) -> Result<Connected<C, L, D::Stream>, DialError>
+where
+    F: Future<Output = io::Result<L>>,
+{
+    let deadline = Instant::now() + plan.policy.connect;
     let mut waiting = plan.candidates.into_iter().take(MAX_ATTEMPTS);
     let mut attempts: Vec<Attempt<C::Endpoint>> = Vec::new();
     let mut running = FuturesUnordered::new();
@@ -94,10 +99,10 @@ pub(crate) async fn connect<C: Choose, D: Dial>(
         if Instant::now() >= head_start
             && let Some(candidate) = waiting.next()
         {
-            let (number, target, policy) = (attempts.len(), candidate.target.clone(), &policy);
+            let (number, attempt) = (attempts.len(), attempt(&*shared.dial, candidate.target.clone(), &local));
             let began = Instant::now();
-            head_start = began + stagger(&target);
-            running.push(async move { (number, attempt(shared, flow, target, policy).await) });
+            head_start = began + stagger(&candidate.target);
+            running.push(async move { (number, attempt.await) });
             attempts.push(Attempt { candidate, began, failed: false });
         }
         tokio::select! {
@@ -109,7 +114,8 @@ pub(crate) async fn connect<C: Choose, D: Dial>(
                     };
                     give_up(shared, flow, attempts, DialError::Overtaken);
                     let in_flight = InFlight::new(shared.choose.clone(), won.candidate.endpoint, won.began);
-                    return Ok(Connected { backend, target: won.candidate.target, in_flight });
+                    let left = waiting.collect();
+                    return Ok(Connected { backend, target: won.candidate.target, in_flight, left });
                 }
                 Err(error) => {
                     if let Some(attempt) = attempts.get_mut(number) {
@@ -153,24 +159,21 @@ fn stagger(target: &Target) -> Duration {
     }
 }
 
-async fn attempt<C, D: Dial>(
-    shared: &Shared<C, D>,
-    flow: &Flow,
+async fn attempt<D: Dial, L, F>(
+    dial: &D,
     target: Target,
-    policy: &Policy,
-) -> Result<Backend<D::Stream>, DialError> {
+    local: &impl Fn(SocketAddr) -> F,
+) -> Result<Backend<L, D::Stream>, DialError>
+where
+    F: Future<Output = io::Result<L>>,
+{
     match target {
         Target::Local(address) => {
-            let of = |error: std::io::Error| DialError::of(&error);
-            let mut stream = socket::connect(address, shared.limits.mark).await.map_err(of)?;
-            if let (Some(version), Destination::Address(destination)) = (policy.proxy_protocol, &flow.destination) {
-                let header = socket::proxy_header(version, flow.client, *destination).map_err(of)?;
-                stream.write_all(&header).await.map_err(of)?;
-            }
-            Ok(Backend::Local(stream))
+            let connected = local(address).await;
+            connected.map(Backend::Local).map_err(|error| DialError::of(&error))
         }
         Target::Node { node, header } => {
-            let mut stream = shared.dial.open(&node).await.map_err(|_| DialError::NoPath)?;
+            let mut stream = dial.open(&node).await.map_err(|_| DialError::NoPath)?;
             wire::ask(&mut stream, &header).await?;
             Ok(Backend::Tunnel(stream))
         }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 
 use skerry_common::NodeName;
+use skerry_mesh_core::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Opens streams to other nodes.
@@ -16,7 +17,7 @@ pub trait Dial: Send + Sync + 'static {
     fn open(&self, node: &NodeName) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// Why a candidate could not be reached. The same codes go between nodes, so that the caller can try the next.
+/// Why a candidate could not be reached. What another node says goes into the same words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DialError {
     /// Nothing listens at the backend's address.
@@ -65,34 +66,6 @@ impl DialError {
         }
     }
 
-    /// Its code between nodes; 0 is success.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Refused => 1,
-            Self::TimedOut => 2,
-            Self::Unreachable => 3,
-            Self::NotHere => 4,
-            Self::Busy => 5,
-            Self::Malformed => 6,
-            Self::NoPath | Self::Overtaken | Self::Failed => 7,
-        }
-    }
-
-    /// The answer of a node.
-    pub(crate) fn from_code(code: u8) -> Result<(), Self> {
-        Err(match code {
-            0 => return Ok(()),
-            1 => Self::Refused,
-            2 => Self::TimedOut,
-            3 => Self::Unreachable,
-            4 => Self::NotHere,
-            5 => Self::Busy,
-            6 => Self::Malformed,
-            // Also what a newer node may say.
-            _ => Self::Failed,
-        })
-    }
-
     /// What a connection to a backend failed of.
     pub(crate) fn of(error: &io::Error) -> Self {
         match error.kind() {
@@ -102,6 +75,34 @@ impl DialError {
                 Self::Unreachable
             }
             _ => Self::Failed,
+        }
+    }
+}
+
+impl From<Refusal> for DialError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Forbidden => Self::NotHere,
+            Refusal::Header => Self::Malformed,
+            Refusal::ConnectionRefused => Self::Refused,
+            Refusal::TimedOut => Self::TimedOut,
+            Refusal::Unreachable => Self::Unreachable,
+            Refusal::Overloaded => Self::Busy,
+            Refusal::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::NotHere => Self::Forbidden,
+            DialError::Malformed => Self::Header,
+            DialError::Refused => Self::ConnectionRefused,
+            DialError::TimedOut => Self::TimedOut,
+            DialError::Unreachable => Self::Unreachable,
+            DialError::Busy => Self::Overloaded,
+            DialError::NoPath | DialError::Overtaken | DialError::Failed => Self::Failed,
         }
     }
 }

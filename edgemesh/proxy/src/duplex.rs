@@ -32,6 +32,8 @@ pub enum End {
     Silent,
     /// One end had finished, and then silence until the deadline.
     HalfOpen,
+    /// A UDP flow that made room for another.
+    Evicted,
     /// The proxy was told to stop.
     Stopped,
 }
@@ -47,6 +49,7 @@ impl End {
             Self::Idle => "idle",
             Self::Silent => "silent",
             Self::HalfOpen => "half_open",
+            Self::Evicted => "evicted",
             Self::Stopped => "stopped",
         }
     }

@@ -1,5 +1,5 @@
 //! Errors of binding. What happens to a flow is no error of the proxy: it is a [`crate::DialError`], a
-//! [`crate::Refusal`] or an [`crate::End`], in the feedback, the metrics and the log.
+//! [`crate::Unserved`] or an [`crate::End`], in the feedback, the metrics and the log.
 
 use std::io;
 use std::net::SocketAddr;

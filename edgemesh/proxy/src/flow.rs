@@ -8,19 +8,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use skerry_common::NodeName;
+use skerry_mesh_core::{Header, Protocol, ProxyProtocol};
 
 use crate::dial::DialError;
-
-/// Protocols of transport.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// Connections.
-    Tcp,
-    /// Datagrams.
-    Udp,
-}
 
 /// Where a client wanted to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,8 +60,8 @@ pub enum Target {
     Node {
         /// That node.
         node: NodeName,
-        /// What it is to do, for its [`crate::Admit`]; at most 1,024 bytes.
-        header: Bytes,
+        /// What it is to do.
+        header: Header,
     },
 }
 
@@ -81,15 +72,6 @@ pub struct Candidate<E> {
     pub endpoint: E,
     /// Where it is.
     pub target: Target,
-}
-
-/// A version of the PROXY protocol, which tells a backend who its client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyProtocol {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
 }
 
 /// How a flow is treated.
@@ -103,7 +85,7 @@ pub struct Policy {
     pub idle: Duration,
     /// Longest silence when one end has finished and the other has not.
     pub half_open: Duration,
-    /// Tells a local backend who the client is. For a backend at another node this is in the header.
+    /// Tells a backend at an address who its client is. For one at another node this is in the header.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
@@ -135,7 +117,7 @@ pub struct Plan<E> {
 
 /// Why nobody serves a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum Unserved {
     /// The destination is no Service of the mesh.
     NoService,
     /// The Service has no endpoint that is ready.
@@ -146,7 +128,7 @@ pub enum Refusal {
     Denied,
 }
 
-impl Refusal {
+impl Unserved {
     /// Its name in metrics and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -164,10 +146,10 @@ impl Refusal {
 pub enum Choice<E> {
     /// These serve it.
     Serve(Plan<E>),
-    /// The first bytes decide; ask again with more of them. Refused as [`Refusal::Denied`] when there are no more.
+    /// The first bytes decide; ask again with more of them. Refused as [`Unserved::Denied`] when there are no more.
     Peek,
     /// Nobody does.
-    Refuse(Refusal),
+    Refuse(Unserved),
 }
 
 /// What became of an endpoint.

@@ -243,3 +243,82 @@ impl Half {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Into the tunnel and out of it, whatever the pieces: the bytes, and then the end.
+        #[test]
+        fn bytes_come_out_of_the_tunnel_as_they_went_in(
+            length in 0usize..40_000,
+            (from, tunnel, to) in (1usize..20_000, 1usize..20_000, 1usize..20_000),
+            begun in 0usize..100,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let bytes: Vec<u8> = (0..length).map(|n| (n * 31) as u8).collect();
+                let pool = Pool::default();
+                let (mut client, mut near) = duplex(from);
+                let (mut enters, mut leaves) = duplex(tunnel);
+                let (mut far, mut backend) = duplex(to);
+                let begun = begun.min(length);
+                let mut buffer = pool.take(false);
+                buffer[PREFIX..PREFIX + begun].copy_from_slice(&bytes[..begun]);
+                let mut encode = Half::begun(Coding::Encode, buffer, begun);
+                let mut decode = Half::new(Coding::Decode);
+                let mut got = Vec::new();
+                let write = async {
+                    client.write_all(&bytes[begun..]).await.unwrap();
+                    client.shutdown().await.unwrap();
+                };
+                let (_, up, down, read) = tokio::join!(
+                    write,
+                    poll_fn(|cx| encode.poll(cx, &pool, &mut near, &mut enters)),
+                    poll_fn(|cx| decode.poll(cx, &pool, &mut leaves, &mut far)),
+                    backend.read_to_end(&mut got),
+                );
+                assert_eq!((up, down, read.unwrap()), (Ok(()), Ok(()), length));
+                assert!(got == bytes);
+                assert_eq!((encode.bytes(), decode.bytes()), (length as u64, length as u64));
+            });
+        }
+
+        /// No bytes from another node make anything but an end or a fault.
+        #[test]
+        fn any_bytes_are_taken_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let pool = Pool::default();
+                let mut decode = Half::new(Coding::Decode);
+                let (mut from, mut to) = (&bytes[..], Vec::new());
+                let _ = poll_fn(|cx| decode.poll(cx, &pool, &mut from, &mut to)).await;
+                assert!(to.len() <= bytes.len());
+            });
+        }
+    }
+
+    /// A direction that waits holds no buffer, and one that is busy has a large one only while it is.
+    #[tokio::test]
+    async fn a_silent_direction_has_no_buffer() {
+        let pool = Pool::default();
+        let (mut client, mut near) = duplex(1 << 20);
+        let (mut far, mut backend) = duplex(1 << 20);
+        let mut half = Half::new(Coding::Raw);
+        client.write_all(&vec![1; 500_000]).await.unwrap();
+        poll_fn(|cx| {
+            assert!(half.poll(cx, &pool, &mut near, &mut far).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert!(half.buffer.is_none());
+        backend.read_exact(&mut vec![0; 500_000]).await.unwrap();
+    }
+}

@@ -6,47 +6,48 @@
 //! everything is as for a connection: frames out of the tunnel, bytes to the backend, and back.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use skerry_common::NodeName;
 use skerry_common::drain::Watch;
+use skerry_mesh_core::{Header, Protocol, Refusal, Reply};
 use skerry_telemetry::emit;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::accept::Counted;
 use crate::dial::DialError;
 use crate::duplex::{End, Silence};
 use crate::events::{StreamEnded, StreamRefused};
-use crate::flow::{Policy, Protocol};
+use crate::flow::Policy;
 use crate::half::{Coding, Half};
-use crate::limits::{ANSWER_DEADLINE, HEADER_DEADLINE};
+use crate::limits::{HEADER_DEADLINE, REPLY_DEADLINE};
 use crate::proxy::{Proxy, Shared};
-use crate::socket;
 use crate::tcp::until;
-use crate::wire;
+use crate::{socket, udp, wire};
 
 /// What a caller may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
     /// An endpoint on this node.
     pub target: SocketAddr,
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// How it is treated.
+    /// How it is treated. Whether it is told who its client is, is in the header.
     pub policy: Policy,
-    /// Source and destination of the client's connection, for the PROXY protocol.
-    pub client: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// Decides what other nodes may have. It decides from what is in memory: it must not block or wait.
 pub trait Admit: Send + Sync + 'static {
-    /// Reads a header, which is not to be trusted.
+    /// Where a stream shall lead.
     ///
     /// # Errors
-    /// [`DialError::Malformed`], or [`DialError::NotHere`] for anything that is no endpoint on this node.
-    fn admit(&self, peer: &NodeName, header: &[u8]) -> Result<Admitted, DialError>;
+    /// [`Refusal::Forbidden`] for anything that is no endpoint on this node.
+    fn admit(&self, peer: &NodeName, header: &Header) -> Result<Admitted, Refusal>;
+}
+
+/// A connected backend.
+enum Backend {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
 }
 
 impl<C: Send + Sync, D: Send + Sync> Proxy<C, D> {
@@ -60,7 +61,7 @@ impl<C: Send + Sync, D: Send + Sync> Proxy<C, D> {
         let _guard = stop.guard();
         let mut forced = stop.clone();
         let Ok(_place) = shared.streams.try_acquire() else {
-            refuse(shared, peer, &mut stream, DialError::Busy).await;
+            refuse(shared, peer, &mut stream, Refusal::Overloaded).await;
             return;
         };
         let _counted = Counted::new(&shared.metrics.streams);
@@ -68,80 +69,66 @@ impl<C: Send + Sync, D: Send + Sync> Proxy<C, D> {
             begun = begin(shared, admit, peer, &mut stream) => begun,
             () = forced.forced() => return,
         };
-        let Some((mut backend, policy)) = begun else { return };
-        let (mut up, mut down) = (Half::new(Coding::Decode), Half::new(Coding::Encode));
-        let silence = Silence::from(&policy);
-        let end = until(&mut stream, &mut backend, (&mut up, &mut down), &shared.pool, silence, stop).await;
-        if end == End::Closed {
-            socket::orderly(&backend);
-        }
+        let end = match begun {
+            Ok((Backend::Tcp(mut backend), policy)) => {
+                let (mut up, mut down) = (Half::new(Coding::Decode), Half::new(Coding::Encode));
+                let silence = Silence::from(&policy);
+                let end = until(&mut stream, &mut backend, (&mut up, &mut down), &shared.pool, silence, stop).await;
+                if end == End::Closed {
+                    socket::orderly(&backend);
+                }
+                end
+            }
+            Ok((Backend::Udp(backend), policy)) => udp::flow::receive(shared, stream, backend, policy.idle, stop).await,
+            Err(refusal) => {
+                refuse(shared, peer, &mut stream, refusal).await;
+                return;
+            }
+        };
         emit(StreamEnded { peer, end }, &shared.metrics);
     }
 }
 
-/// From the header to the answer.
+/// From the header to the reply.
 async fn begin<C, D, A: Admit, S>(
     shared: &Shared<C, D>,
     admit: &A,
     peer: &NodeName,
     stream: &mut S,
-) -> Option<(TcpStream, Policy)>
+) -> Result<(Backend, Policy), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Ok(Ok(header)) = timeout(HEADER_DEADLINE, wire::header(stream)).await else {
-        refuse(shared, peer, stream, DialError::Malformed).await;
-        return None;
-    };
-    let admitted = match admit.admit(peer, &header) {
-        Ok(admitted) => admitted,
-        Err(error) => {
-            refuse(shared, peer, stream, error).await;
-            return None;
-        }
-    };
-    match dial(shared, &admitted).await {
-        Ok(backend) => {
-            let answered = timeout(ANSWER_DEADLINE, wire::answer(stream, Ok(()))).await;
-            answered.is_ok_and(|sent| sent.is_ok()).then_some((backend, admitted.policy))
-        }
-        Err(error) => {
-            refuse(shared, peer, stream, error).await;
-            None
-        }
-    }
-}
-
-async fn dial<C, D>(shared: &Shared<C, D>, admitted: &Admitted) -> Result<TcpStream, DialError> {
-    let Admitted { target, policy, client, .. } = admitted;
+    let header = timeout(HEADER_DEADLINE, wire::header(stream)).await;
+    let Ok(Ok(Ok(header))) = header else { return Err(Refusal::Header) };
+    let Admitted { target, policy } = admit.admit(peer, &header)?;
+    let mark = shared.limits.mark;
     let connect = async {
-        let mut backend = socket::connect(*target, shared.limits.mark).await?;
-        if let (Some(version), Some((source, destination))) = (policy.proxy_protocol, *client) {
-            backend.write_all(&socket::proxy_header(version, source, destination)?).await?;
+        match header.protocol {
+            Protocol::Tcp => socket::connect(target, mark, header.proxy).await.map(Backend::Tcp),
+            Protocol::Udp => udp::socket::connect(target, mark).await.map(Backend::Udp),
         }
-        Ok(backend)
     };
-    match timeout(limit(policy.connect), connect).await {
-        Ok(connected) => connected.map_err(|error| DialError::of(&error)),
-        Err(_) => Err(DialError::TimedOut),
+    // The caller has the same deadline and began sooner: it shall hear of ours before its own.
+    let connected = timeout(policy.connect / 2, connect).await.map_err(|_| Refusal::TimedOut)?;
+    let backend = connected.map_err(|error| DialError::of(&error))?;
+    let replied = timeout(REPLY_DEADLINE, wire::reply(stream, Reply::Connected)).await;
+    match replied {
+        Ok(Ok(())) => Ok((backend, policy)),
+        _ => Err(Refusal::Failed),
     }
 }
 
-/// The caller has the same deadline and began sooner: it shall hear of ours before its own.
-fn limit(connect: Duration) -> Duration {
-    connect / 2
-}
-
-async fn refuse<C, D, S>(shared: &Shared<C, D>, peer: &NodeName, stream: &mut S, error: DialError)
+async fn refuse<C, D, S>(shared: &Shared<C, D>, peer: &NodeName, stream: &mut S, refusal: Refusal)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let audit = matches!(error, DialError::NotHere | DialError::Malformed);
-    emit(StreamRefused { peer, reason: error.name(), audit }, &shared.metrics);
+    let audit = matches!(refusal, Refusal::Forbidden | Refusal::Header);
+    emit(StreamRefused { peer, reason: DialError::from(refusal).name(), audit }, &shared.metrics);
     let say = async {
-        wire::answer(stream, Err(error)).await?;
+        wire::reply(stream, Reply::Refused(refusal)).await?;
         stream.shutdown().await
     };
     // A caller that does not read it finds out by its own deadline.
-    let _ = timeout(ANSWER_DEADLINE, say).await;
+    let _ = timeout(REPLY_DEADLINE, say).await;
 }

@@ -22,18 +22,19 @@ mod metrics;
 mod pool;
 mod proxy;
 mod socket;
+mod socks;
 mod tcp;
+mod udp;
 mod wire;
 
 pub use dial::{Dial, DialError};
 pub use duplex::End;
 pub use error::BindError;
-pub use flow::{
-    Candidate, Choice, Choose, Destination, Feedback, Flow, Plan, Policy, Protocol, ProxyProtocol, Refusal, Seen,
-    Target,
-};
+pub use flow::{Candidate, Choice, Choose, Destination, Feedback, Flow, Plan, Policy, Seen, Target, Unserved};
 pub use inbound::{Admit, Admitted};
 pub use limits::Limits;
 pub use proxy::Proxy;
 pub use socket::Interception;
+pub use socks::{SocksAccess, SocksListen};
 pub use tcp::TcpListen;
+pub use udp::UdpListen;

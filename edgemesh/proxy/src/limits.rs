@@ -48,9 +48,18 @@ pub(crate) const STAGGER_NODE: Duration = Duration::from_secs(1);
 pub(crate) const MAX_PEEK: usize = 8 * 1024 - 2;
 /// How long a choice waits for these bytes. A client whose protocol lets the server speak first waits as long.
 pub(crate) const PEEK_DEADLINE: Duration = Duration::from_secs(1);
-/// Longest header of a tunnelled stream. Its fields are names and addresses.
-pub(crate) const MAX_HEADER: usize = 1024;
 /// How long another node may take to say what it wants.
 pub(crate) const HEADER_DEADLINE: Duration = Duration::from_secs(5);
-/// How long another node may take to read our answer of one byte.
-pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long another node may take to read our reply of two bytes.
+pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(5);
+/// Receive buffer of a UDP listener: some ten milliseconds of a fast link while the listener's task waits for its
+/// turn. What does not fit is dropped by the kernel.
+pub(crate) const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// Datagrams of one flow that wait for its backend; further ones are dropped, as a full link drops them.
+pub(crate) const FLOW_QUEUE: usize = 128;
+/// Bytes that wait in all flows together.
+pub(crate) const QUEUED_BYTES: usize = 8 * 1024 * 1024;
+/// How long the datagrams of a flow that nobody serves are dropped without asking again.
+pub(crate) const UNSERVED_HOLD: Duration = Duration::from_secs(1);
+/// Sockets that send answers from addresses of Services, one for each address: as many as there are UDP Services.
+pub(crate) const MAX_REPLY_SOCKETS: usize = 1_024;

@@ -59,6 +59,16 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// A large buffer, also when there are too many: for a datagram, while nothing is waited for, so that there
+    /// are as many of these as there are threads.
+    pub(crate) fn scratch(&self) -> Buffer {
+        self.0.large.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).large.pop();
+        Buffer { bytes: bytes.unwrap_or_else(|| vec![0; LARGE].into_boxed_slice()), pool: self.0.clone() }
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use skerry_telemetry::Registry;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ pub(crate) struct Shared<C, D> {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) pool: Pool,
+    began: Instant,
     /// Places of connections.
     pub(crate) connections: Arc<Semaphore>,
     /// Places of other nodes' streams.
@@ -39,6 +41,13 @@ impl<C, D> Proxy<C, D> {
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
         let streams = Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS)));
         let (metrics, pool) = (Metrics::new(registry), Pool::default());
-        Self(Arc::new(Shared { choose, dial, limits, metrics, pool, connections, streams }))
+        Self(Arc::new(Shared { choose, dial, limits, metrics, pool, began: Instant::now(), connections, streams }))
+    }
+}
+
+impl<C, D> Shared<C, D> {
+    /// Milliseconds since the proxy was made.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -8,10 +8,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use skerry_mesh_core::{ProxyInfo, ProxyProtocol};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::flow::ProxyProtocol;
 use crate::limits::BACKLOG;
 
 /// How packets come to a listener instead of to where they were sent.
@@ -99,20 +100,28 @@ pub(crate) fn orderly(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
-/// Connects to a backend.
-pub(crate) async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+/// Connects to a backend, and tells it who its client is if it wants to know.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    mark: Option<u32>,
+    client: Option<ProxyInfo>,
+) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if let Some(mark) = mark {
         SockRef::from(&socket).set_mark(mark)?;
     }
-    let stream = socket.connect(address).await?;
+    let mut stream = socket.connect(address).await?;
     tune(&stream);
+    if let Some(client) = client {
+        stream.write_all(&proxy_header(client)?).await?;
+    }
     Ok(stream)
 }
 
 /// The header that tells a backend who connects and where to. Addresses of two families have no header of
 /// their own: such a client is said to be unknown.
-pub(crate) fn proxy_header(version: ProxyProtocol, source: SocketAddr, destination: SocketAddr) -> io::Result<Vec<u8>> {
+fn proxy_header(client: ProxyInfo) -> io::Result<Vec<u8>> {
+    let ProxyInfo { version, source, destination } = client;
     match version {
         ProxyProtocol::V1 => {
             let addresses = match (source, destination) {

@@ -5,9 +5,9 @@
 //! panics, both connections are reset, so neither end takes what it has for the whole.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use skerry_common::drain::Watch;
+use skerry_mesh_core::{Protocol, ProxyInfo};
 use skerry_telemetry::emit;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,11 +15,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::accept;
 use crate::connect::{Backend, Connected, connect};
-use crate::dial::Dial;
+use crate::dial::{Dial, DialError};
 use crate::duplex::{End, Silence, duplex};
 use crate::error::BindError;
 use crate::events::{Ended, Refused};
-use crate::flow::{Choice, Choose, Destination, Flow, Plan, Protocol, Refusal, Seen};
+use crate::flow::{Choice, Choose, Destination, Flow, Plan, Seen, Unserved};
 use crate::half::{Coding, Half, PREFIX};
 use crate::limits::{MAX_PEEK, PEEK_DEADLINE};
 use crate::pool::{Buffer, Pool};
@@ -73,24 +73,45 @@ impl<C: Choose, D: Dial> Proxy<C, D> {
     }
 }
 
-async fn serve<C: Choose, D: Dial>(shared: &Arc<Shared<C, D>>, mut stream: TcpStream, flow: Flow, stop: Watch) {
-    let mut forced = stop;
-    let begun = async {
-        let (plan, first) = plan(shared, &flow, &mut stream).await.map_err(Refusal::name)?;
-        let silence = Silence::from(&plan.policy);
-        let connected = connect(shared, &flow, plan).await.map_err(|error| error.name())?;
-        Ok((connected, first, silence))
+async fn serve<C: Choose, D: Dial>(shared: &Shared<C, D>, mut stream: TcpStream, flow: Flow, stop: Watch) {
+    let mut forced = stop.clone();
+    let served = async {
+        let (mut plan, mut first) = plan(shared, &flow, &mut stream).await.map_err(Unserved::name)?;
+        let told = match flow.destination {
+            Destination::Address(destination) => plan.policy.proxy_protocol.zip(Some(destination)),
+            Destination::Node(..) => None,
+        };
+        let told = told.map(|(version, destination)| ProxyInfo { version, source: flow.client, destination });
+        let local = |address| socket::connect(address, shared.limits.mark, told);
+        loop {
+            let (policy, silence) = (plan.policy.clone(), Silence::from(&plan.policy));
+            let mut connected = connect(shared, &flow, plan, local).await.map_err(DialError::name)?;
+            let candidates = std::mem::take(&mut connected.left);
+            let copied = copy(shared, &mut stream, &flow, connected, first.take(), silence, stop.clone()).await;
+            // An endpoint that broke off before anybody said anything has cost nothing: the next one may serve.
+            if copied != (Copied { end: End::Backend, silent: true }) || candidates.is_empty() {
+                return Ok(());
+            }
+            plan = Plan { candidates, policy };
+        }
     };
-    let begun = tokio::select! {
-        begun = begun => begun,
+    // Copying sees the stop itself, and says how it ended.
+    let served = tokio::select! {
+        biased;
+        served = served => served,
         () = forced.forced() => Err(End::Stopped.name()),
     };
-    match begun {
-        Ok((connected, first, silence)) => {
-            copy(shared, stream, &flow, connected, first, silence, forced).await;
-        }
-        Err(reason) => emit(Refused { flow: &flow, reason }, &shared.metrics),
+    if let Err(reason) = served {
+        emit(Refused { flow: &flow, reason }, &shared.metrics);
     }
+}
+
+/// How copying ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copied {
+    end: End,
+    /// Whether no byte went either way.
+    silent: bool,
 }
 
 /// Asks who serves a flow, with as many of its first bytes as this needs. They come back, to be passed on.
@@ -98,16 +119,16 @@ async fn plan<C: Choose, D>(
     shared: &Shared<C, D>,
     flow: &Flow,
     stream: &mut TcpStream,
-) -> Result<(Plan<C::Endpoint>, Option<(Buffer, usize)>), Refusal> {
+) -> Result<(Plan<C::Endpoint>, Option<(Buffer, usize)>), Unserved> {
     let deadline = Instant::now() + PEEK_DEADLINE;
     let (mut buffer, mut read, mut more) = (None::<Buffer>, 0, true);
     loop {
         let bytes = buffer.as_deref().and_then(|buffer| buffer.get(PREFIX..PREFIX + read)).unwrap_or_default();
         match shared.choose.choose(flow, Seen { bytes, more }) {
-            Choice::Serve(plan) if plan.candidates.is_empty() => return Err(Refusal::NoEndpoint),
+            Choice::Serve(plan) if plan.candidates.is_empty() => return Err(Unserved::NoEndpoint),
             Choice::Serve(plan) => return Ok((plan, buffer.map(|buffer| (buffer, read)))),
             Choice::Refuse(refusal) => return Err(refusal),
-            Choice::Peek if !more => return Err(Refusal::Denied),
+            Choice::Peek if !more => return Err(Unserved::Denied),
             Choice::Peek => {
                 let space = buffer.get_or_insert_with(|| shared.pool.take(false));
                 let space = space.get_mut(PREFIX + read..PREFIX + MAX_PEEK).unwrap_or_default();
@@ -123,16 +144,16 @@ async fn plan<C: Choose, D>(
 }
 
 /// Bytes both ways until the end, which is told to everybody.
-async fn copy<C: Choose, D: Dial>(
+pub(crate) async fn copy<C: Choose, D: Dial>(
     shared: &Shared<C, D>,
-    mut client: TcpStream,
+    client: &mut TcpStream,
     flow: &Flow,
-    connected: Connected<C, D::Stream>,
+    connected: Connected<C, TcpStream, D::Stream>,
     first: Option<(Buffer, usize)>,
     silence: Silence,
     forced: Watch,
-) {
-    let Connected { backend, target, mut in_flight } = connected;
+) -> Copied {
+    let Connected { backend, target, mut in_flight, .. } = connected;
     let pool = &shared.pool;
     let begin = |coding| match first {
         Some((buffer, read)) => Half::begun(coding, buffer, read),
@@ -142,7 +163,7 @@ async fn copy<C: Choose, D: Dial>(
     let end = match backend {
         Backend::Local(mut backend) => {
             (up, down) = (begin(Coding::Raw), Half::new(Coding::Raw));
-            let end = until(&mut client, &mut backend, (&mut up, &mut down), pool, silence, forced).await;
+            let end = until(client, &mut backend, (&mut up, &mut down), pool, silence, forced).await;
             if end == End::Closed {
                 socket::orderly(&backend);
             }
@@ -150,15 +171,16 @@ async fn copy<C: Choose, D: Dial>(
         }
         Backend::Tunnel(mut backend) => {
             (up, down) = (begin(Coding::Encode), Half::new(Coding::Decode));
-            until(&mut client, &mut backend, (&mut up, &mut down), pool, silence, forced).await
+            until(client, &mut backend, (&mut up, &mut down), pool, silence, forced).await
         }
     };
     if end == End::Closed {
-        socket::orderly(&client);
+        socket::orderly(client);
     }
     in_flight.broken = end == End::Backend;
     let (up, down, took, access_log) = (up.bytes(), down.bytes(), in_flight.age(), shared.limits.access_log);
     emit(Ended { flow, target: &target, end, up, down, took, access_log }, &shared.metrics);
+    Copied { end, silent: up == 0 && down == 0 }
 }
 
 /// Copies until the end, or until the proxy must stop at once.

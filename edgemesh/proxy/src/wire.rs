@@ -1,51 +1,59 @@
-//! How a stream of the tunnel begins: a header from the caller, one byte of answer from the node.
+//! How a stream of the tunnel begins: a header from the caller, a reply from the node, both of `skerry-mesh-core`.
 //!
-//! The header is opaque here: two bytes of length, then so many bytes, at most 1,024. The answer is 0, or the
-//! code of a [`DialError`], after which the stream is over. Frames follow (see `half`). Nothing is read ahead, so
-//! no byte is lost between the parts.
+//! After a reply that refuses the stream is over; else frames follow (see `half` and `udp::frames`). Nothing is
+//! read ahead, so no byte is lost between the parts.
 
 use std::io;
 
-use bytes::Bytes;
+use skerry_mesh_core::{Header, HeaderError, MAX_HEADER, REPLY_LEN, Reply};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::dial::DialError;
-use crate::limits::MAX_HEADER;
+
+/// Version and length, which every header begins with.
+const HEAD: usize = 2;
 
 /// Asks the node at the other end.
-pub(crate) async fn ask<S>(stream: &mut S, header: &[u8]) -> Result<(), DialError>
+pub(crate) async fn ask<S>(stream: &mut S, header: &Header) -> Result<(), DialError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let length = u16::try_from(header.len()).ok().filter(|length| usize::from(*length) <= MAX_HEADER);
-    let length = length.ok_or(DialError::Malformed)?.to_be_bytes();
-    let answer = async {
-        stream.write_all(&[&length, header].concat()).await?;
+    let mut reply = [0; REPLY_LEN];
+    let answered = async {
+        stream.write_all(&header.encode()).await?;
         stream.flush().await?;
-        stream.read_u8().await
+        stream.read_exact(&mut reply).await
     };
-    DialError::from_code(answer.await.map_err(|_| DialError::NoPath)?)
+    answered.await.map_err(|_| DialError::NoPath)?;
+    match Reply::decode(&reply) {
+        Ok(Some(Reply::Connected)) => Ok(()),
+        Ok(Some(Reply::Refused(refusal))) => Err(refusal.into()),
+        Ok(None) | Err(_) => Err(DialError::Malformed),
+    }
 }
 
 /// Reads what the caller wants.
 ///
 /// # Errors
-/// When the stream breaks, or the header is too long.
-pub(crate) async fn header<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Bytes> {
-    let length = usize::from(stream.read_u16().await?);
-    if length > MAX_HEADER {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the header is too long"));
+/// The inner one when it is no header of ours, the outer one when the stream breaks.
+pub(crate) async fn header<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Result<Header, HeaderError>> {
+    let mut bytes = [0; MAX_HEADER];
+    let (head, rest) = bytes.split_at_mut(HEAD);
+    stream.read_exact(head).await?;
+    if let Err(error) = Header::decode(head) {
+        return Ok(Err(error));
     }
-    let mut header = vec![0; length];
-    stream.read_exact(&mut header).await?;
-    Ok(header.into())
+    let length = head.last().copied().map_or(0, usize::from);
+    stream.read_exact(rest.get_mut(..length).unwrap_or_default()).await?;
+    let decoded = Header::decode(&bytes);
+    Ok(decoded.and_then(|header| header.map(|(header, _)| header).ok_or(HeaderError::Truncated)))
 }
 
 /// Answers the caller.
 ///
 /// # Errors
 /// When the stream breaks.
-pub(crate) async fn answer<S: AsyncWrite + Unpin>(stream: &mut S, answer: Result<(), DialError>) -> io::Result<()> {
-    stream.write_u8(answer.err().map_or(0, DialError::code)).await?;
+pub(crate) async fn reply<S: AsyncWrite + Unpin>(stream: &mut S, reply: Reply) -> io::Result<()> {
+    stream.write_all(&reply.encode()).await?;
     stream.flush().await
 }

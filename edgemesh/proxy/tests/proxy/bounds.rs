@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skerry_common::drain::Drained;
-use skerry_mesh_proxy::{Choice, Limits, Policy, Protocol, ProxyProtocol, Refusal, Target};
+use skerry_mesh_proxy::{Choice, Limits, Policy, Protocol, ProxyProtocol, Target, Unserved};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::common::{SOON, System, Table, at_b, plan, redirected, service, service6, until, value};
+use crate::common::{SOON, System, Table, at, at_b, plan, redirected, service, service6, until, value};
 use crate::tcp::{accept, all, backend, connect, is_refused, is_reset};
 
 /// So short that a test can wait for it, and long enough for a busy machine to answer sooner.
@@ -154,6 +154,47 @@ fn a_thousand_silent_clients_and_backends_keep_nobody_waiting() {
     });
 }
 
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// All of them with a full buffer: the client sends as long as anybody takes it, and the backend reads nothing.
+/// The test's own ends are in what is measured.
+#[test]
+fn a_thousand_streams_that_are_stuck_hold_twenty_megabytes_at_most() {
+    const STREAMS: usize = 1_000;
+    redirected(|| async {
+        let system = System::start();
+        let listener = backend(&system).await;
+        let (mut clients, mut served) = (Vec::new(), Vec::new());
+        let bytes = vec![7; 256 * 1024];
+        let before = resident();
+        for _ in 0..STREAMS {
+            clients.push(connect(service(1)).await);
+            served.push(accept(&listener).await);
+        }
+        let idle = resident();
+        // Until none of them takes a byte more.
+        let mut stuck = 0;
+        while stuck < 2 {
+            stuck += 1;
+            for client in &clients {
+                while client.try_write(&bytes).is_ok_and(|wrote| wrote > 0) {
+                    stuck = 0;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let full = resident();
+        println!("{STREAMS} streams: {} KB idle, {} KB stuck", (idle - before) / 1024, (full - before) / 1024);
+        assert!(full - before <= 20 << 20, "{} bytes", full - before);
+        drop((clients, served));
+        until("all have ended", || system.metric("connections") == 0).await;
+    });
+}
+
 #[test]
 fn a_drain_lets_connections_end_and_resets_what_is_left() {
     redirected(|| async {
@@ -162,8 +203,9 @@ fn a_drain_lets_connections_end_and_resets_what_is_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target::Local(listener.local_addr().unwrap());
         table.serve(service(1), policy(), &[target]);
-        endpoints.add("backend", listener.local_addr().unwrap(), Protocol::Tcp, policy());
-        table.serve(service(2), policy(), &[at_b("backend")]);
+        let address = listener.local_addr().unwrap();
+        endpoints.add(Protocol::Tcp, address, policy());
+        table.serve(service(2), policy(), &[at_b(address)]);
         let (mut ends, mut e) = (connect(service(1)).await, accept(&listener).await);
         let (mut stays, mut s) = (connect(service(1)).await, accept(&listener).await);
         let (mut far, mut f) = (connect(service(2)).await, accept(&listener).await);
@@ -194,11 +236,11 @@ fn a_backend_is_told_who_its_client_is_on_request() {
                 let policy = Policy { proxy_protocol: Some(version), ..policy() };
                 system.table.serve(address, policy, std::slice::from_ref(&target));
                 let mut client = connect(address).await;
+                let own = client.local_addr().unwrap();
                 client.write_all(b"question").await.unwrap();
                 client.shutdown().await.unwrap();
                 let said = all(&mut accept(&listener).await).await.unwrap();
                 assert!(said.ends_with(b"question"));
-                let own = client.local_addr().unwrap();
                 let (source, destination) = match ppp::HeaderResult::parse(&said) {
                     ppp::HeaderResult::V1(Ok(header)) => v1(header.addresses),
                     ppp::HeaderResult::V2(Ok(header)) => v2(header.addresses),
@@ -248,7 +290,7 @@ fn a_choice_can_wait_for_the_first_bytes_and_they_are_not_lost() {
             } else if seen.more {
                 Choice::Peek
             } else {
-                Choice::Refuse(Refusal::Denied)
+                Choice::Refuse(Unserved::Denied)
             })
         }));
         let system = System::with(table, Limits::default(), SOON);
@@ -272,5 +314,27 @@ fn a_choice_can_wait_for_the_first_bytes_and_they_are_not_lost() {
         let _ = client.write_all(&[b'x'; 64 * 1024]).await;
         is_reset(&mut client).await;
         until("it is counted", || system.metric("refused_total{reason=\"denied\"}") == 1).await;
+    });
+}
+
+/// Through the tunnel it is in the header, and the other node says it.
+#[test]
+fn a_backend_behind_the_tunnel_is_told_who_its_client_is() {
+    redirected(|| async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let table = Table::deciding(Box::new(move |flow, _| {
+            let info = ProxyInfo { version: ProxyProtocol::V1, source: flow.client, destination: service(1) };
+            let header = Header { proxy: Some(info), ..Header::new(Protocol::Tcp, TunnelTarget::Endpoint(address)) };
+            Some(Choice::Serve(plan(policy(), &[at("b", header)])))
+        }));
+        let system = System::with(table, Limits::default(), SOON);
+        system.endpoints.add(Protocol::Tcp, address, policy());
+        let mut client = connect(service(1)).await;
+        client.shutdown().await.unwrap();
+        let said = all(&mut accept(&listener).await).await.unwrap();
+        let own = client.local_addr().unwrap();
+        let expected = format!("PROXY TCP4 {} 10.96.0.1 {} 80\r\n", own.ip(), own.port());
+        assert_eq!(String::from_utf8(said).unwrap(), expected);
     });
 }

@@ -15,9 +15,10 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use skerry_common::NodeName;
 use skerry_common::drain::{self, Trigger, Watch};
+use skerry_mesh_core::{Header, Protocol, Refusal, Target as TunnelTarget};
 use skerry_mesh_proxy::{
-    Admit, Admitted, Candidate, Choice, Choose, Destination, Dial, DialError, Feedback, Flow, Interception, Limits,
-    Plan, Policy, Protocol, Proxy, Refusal, Seen, Target, TcpListen,
+    Admit, Admitted, Candidate, Choice, Choose, Destination, Dial, Feedback, Flow, Interception, Limits, Plan, Policy,
+    Proxy, Seen, Target, TcpListen, UdpListen, Unserved,
 };
 use skerry_telemetry::Registry;
 use tokio::io::DuplexStream;
@@ -79,7 +80,7 @@ pub(crate) fn redirected<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send
     let namespace = Namespace::new();
     for arguments in [
         ["addr", "add", "10.0.0.1/32", "dev", "lo"].as_slice(),
-        &["addr", "add", "fd00::1/128", "dev", "lo"],
+        &["addr", "add", "fd00::1/128", "dev", "lo", "nodad"],
         &["route", "add", "10.96.0.0/16", "dev", "lo", "src", "10.0.0.1"],
         &["-6", "route", "add", "fd96::/64", "dev", "lo", "src", "fd00::1"],
     ] {
@@ -89,8 +90,8 @@ pub(crate) fn redirected<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send
         "table inet t {{
            chain out {{
              type nat hook output priority -100;
-             ip daddr 10.96.0.0/16 meta l4proto tcp redirect to :{PORT}
-             ip6 daddr fd96::/64 meta l4proto tcp redirect to :{PORT}
+             ip daddr 10.96.0.0/16 meta l4proto {{ tcp, udp }} redirect to :{PORT}
+             ip6 daddr fd96::/64 meta l4proto {{ tcp, udp }} redirect to :{PORT}
            }}
          }}"
     );
@@ -167,7 +168,7 @@ impl Choose for Table {
         }
         match self.plans.lock().unwrap().get(&flow.destination) {
             Some(plan) => Choice::Serve(plan.clone()),
-            None => Choice::Refuse(Refusal::NoService),
+            None => Choice::Refuse(Unserved::NoService),
         }
     }
 
@@ -176,24 +177,26 @@ impl Choose for Table {
     }
 }
 
-/// Admits what its map has: the header is the key.
+/// Admits what its map has.
 #[derive(Default)]
-pub(crate) struct Endpoints(pub(crate) Mutex<HashMap<Vec<u8>, Admitted>>);
+pub(crate) struct Endpoints(Mutex<HashMap<(Protocol, SocketAddr), Policy>>);
 
 impl Endpoints {
-    pub(crate) fn add(&self, header: &str, target: SocketAddr, protocol: Protocol, policy: Policy) {
-        let admitted = Admitted { target, protocol, policy, client: None };
-        self.0.lock().unwrap().insert(header.into(), admitted);
+    pub(crate) fn add(&self, protocol: Protocol, target: SocketAddr, policy: Policy) {
+        self.0.lock().unwrap().insert((protocol, target), policy);
     }
 }
 
 impl Admit for Endpoints {
-    fn admit(&self, _peer: &NodeName, header: &[u8]) -> Result<Admitted, DialError> {
-        self.0.lock().unwrap().get(header).cloned().ok_or(DialError::NotHere)
+    fn admit(&self, _peer: &NodeName, header: &Header) -> Result<Admitted, Refusal> {
+        let TunnelTarget::Endpoint(target) = header.target else { return Err(Refusal::Forbidden) };
+        let policy = self.0.lock().unwrap().get(&(header.protocol, target)).cloned();
+        policy.map(|policy| Admitted { target, policy }).ok_or(Refusal::Forbidden)
     }
 }
 
-/// A tunnel to a second proxy: each stream is a pipe, served as a stream of node `a`.
+/// A tunnel to a second proxy, node `b`: each stream is a pipe, served as a stream of node `a`. None to node
+/// `stuck` ever opens.
 pub(crate) struct Tunnel {
     pub(crate) far: Proxy<Table, NoDial>,
     pub(crate) endpoints: Arc<Endpoints>,
@@ -204,6 +207,9 @@ impl Dial for Tunnel {
     type Stream = DuplexStream;
 
     async fn open(&self, node: &NodeName) -> io::Result<DuplexStream> {
+        if node.as_str() == "stuck" {
+            std::future::pending::<()>().await;
+        }
         if node.as_str() != "b" {
             return Err(io::ErrorKind::HostUnreachable.into());
         }
@@ -248,10 +254,14 @@ impl System {
         let far = Proxy::new(Arc::new(Table::default()), Arc::new(NoDial), limits.clone(), &far_registry);
         let tunnel = Tunnel { far, endpoints: endpoints.clone(), stop: stop.clone() };
         let proxy = Proxy::new(table.clone(), Arc::new(tunnel), limits, &registry);
+        let (served, all) = (&proxy, &stop);
         for any in [SocketAddr::from(([0, 0, 0, 0], PORT)), SocketAddr::from(([0_u16; 8], PORT))] {
             let listen = TcpListen::bind(any, Interception::Redirect).unwrap();
-            let (proxy, stop) = (proxy.clone(), stop.clone());
+            let (proxy, stop) = (served.clone(), all.clone());
             tokio::spawn(async move { proxy.serve_tcp(listen, stop).await });
+            let listen = UdpListen::bind(any, Interception::Redirect).unwrap();
+            let (proxy, stop) = (served.clone(), all.clone());
+            tokio::spawn(async move { proxy.serve_udp(listen, stop).await });
         }
         Self { table, endpoints, proxy, registry, far_registry, trigger, stop }
     }
@@ -270,9 +280,14 @@ pub(crate) fn value(registry: &Registry, name: &str) -> u64 {
     line.map_or(0, |value| value.parse().unwrap())
 }
 
-/// A target at node `b`.
-pub(crate) fn at_b(header: &'static str) -> Target {
-    Target::Node { node: NodeName::parse("b").unwrap(), header: header.as_bytes().into() }
+/// A TCP endpoint at node `b`.
+pub(crate) fn at_b(address: SocketAddr) -> Target {
+    at("b", Header::new(Protocol::Tcp, TunnelTarget::Endpoint(address)))
+}
+
+/// What a header says at a node.
+pub(crate) fn at(node: &str, header: Header) -> Target {
+    Target::Node { node: NodeName::parse(node).unwrap(), header }
 }
 
 /// Waits until something is so; panics when it does not come.

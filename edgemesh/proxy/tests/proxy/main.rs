@@ -4,5 +4,8 @@
 
 mod bounds;
 mod common;
+mod diverted;
 mod inbound;
+mod socks;
 mod tcp;
+mod udp;

@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::common::{SOON, System, at_b, redirected, service, service6, until};
-use skerry_mesh_proxy::{DialError, Feedback, Policy, Protocol, Target};
+use crate::common::{SOON, System, at, at_b, redirected, service, service6, until};
+use futures::FutureExt as _;
+use skerry_mesh_core::{Header, Protocol, Target as TunnelTarget};
+use skerry_mesh_proxy::{DialError, Feedback, Policy, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -18,8 +20,8 @@ pub(crate) async fn backend(system: &System) -> TcpListener {
     let address = listener.local_addr().unwrap();
     system.table.serve(service(1), Policy::TCP, &[Target::Local(address)]);
     system.table.serve(service6(1), Policy::TCP, &[Target::Local(address)]);
-    system.endpoints.add("backend", address, Protocol::Tcp, Policy::TCP);
-    system.table.serve(service(2), Policy::TCP, &[at_b("backend")]);
+    system.endpoints.add(Protocol::Tcp, address, Policy::TCP);
+    system.table.serve(service(2), Policy::TCP, &[at_b(address)]);
     listener
 }
 
@@ -159,13 +161,14 @@ fn the_next_endpoint_serves_when_one_cannot() {
         let system = System::start();
         let backend = backend(&system).await;
         let good = Target::Local(backend.local_addr().unwrap());
-        system.endpoints.add("nobody", nobody().await, Protocol::Tcp, Policy::TCP);
-        let c = Target::Node { node: skerry_common::NodeName::parse("c").unwrap(), header: "x".into() };
+        let (gone, stranger) = (nobody().await, nobody().await);
+        system.endpoints.add(Protocol::Tcp, gone, Policy::TCP);
+        let c = at("c", Header::new(Protocol::Tcp, TunnelTarget::Endpoint(gone)));
         let bad = [
             (Target::Local(nobody().await), DialError::Refused),
             (Target::Local(SocketAddr::from(([203, 0, 113, 1], 80))), DialError::Unreachable),
-            (at_b("stranger"), DialError::NotHere),
-            (at_b("nobody"), DialError::Refused),
+            (at_b(stranger), DialError::NotHere),
+            (at_b(gone), DialError::Refused),
             (c, DialError::NoPath),
         ];
         let targets: Vec<_> = bad.iter().map(|(target, _)| target.clone()).chain([good]).collect();
@@ -183,6 +186,43 @@ fn the_next_endpoint_serves_when_one_cannot() {
         is_refused(service(4)).await;
         is_refused(service(99)).await;
         until("it is counted", || system.metric("refused_total{reason=\"no_service\"}") == 1).await;
+    });
+}
+
+#[test]
+fn an_endpoint_that_breaks_off_before_the_first_byte_is_passed_over() {
+    redirected(|| async {
+        let system = System::start();
+        let backend = backend(&system).await;
+        let breaks = TcpListener::bind(LOOPBACK).await.unwrap();
+        let bad = breaks.local_addr().unwrap();
+        let breaking = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = breaks.accept().await.unwrap();
+                // Long enough for the proxy to see a connection, then it is gone. One that was asked answers first.
+                let asked = timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_ok();
+                if asked {
+                    stream.write_all(b"?").await.unwrap();
+                }
+                stream.set_zero_linger().unwrap();
+            }
+        });
+        let good = Target::Local(backend.local_addr().unwrap());
+        system.table.serve(service(3), Policy::TCP, &[Target::Local(bad), good]);
+        let mut client = connect(service(3)).await;
+        let mut served = accept(&backend).await;
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(all(&mut served).await.unwrap(), b"question");
+        drop(served);
+        assert_eq!(all(&mut client).await.unwrap(), b"");
+
+        // A request that one may have seen is not sent to another.
+        let mut client = connect(service(3)).await;
+        client.write_all(b"!").await.unwrap();
+        assert_eq!(all(&mut client).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(backend.accept().now_or_never().is_none());
+        breaking.abort();
     });
 }
 
