@@ -13,7 +13,7 @@ use std::time::Duration;
 use skerry_common::drain::Watch;
 use skerry_mesh_core::Protocol;
 use skerry_telemetry::emit;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -265,8 +265,21 @@ async fn stream_to<R: AsyncRead + Unpin>(reader: R, mut each: impl FnMut(&[u8]))
     }
 }
 
-/// Receives what there is, as long as `each` wants more. An error when the backend is not there.
-fn drain<C, D>(shared: &Shared<C, D>, backend: &UdpSocket, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+/// Waits for datagrams, and receives what there is as long as `each` wants more. An error when the backend is
+/// not there: the kernel then says that the socket has an error, not that it can be read.
+async fn drain<C, D>(
+    shared: &Shared<C, D>,
+    backend: &UdpSocket,
+    mut each: impl FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
+    let ready = backend.ready(Interest::READABLE | Interest::ERROR).await?;
+    if ready.is_error() {
+        if let Some(error) = backend.take_error()? {
+            return Err(error);
+        }
+        // It was taken by a send, which has told of it: wait for the next.
+        let _ = backend.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
     let mut buffer = shared.pool.scratch();
     for _ in 0..TURNS {
         match backend.try_recv(&mut buffer) {
@@ -284,14 +297,11 @@ fn drain<C, D>(shared: &Shared<C, D>, backend: &UdpSocket, mut each: impl FnMut(
 
 async fn socket_to<C, D>(shared: &Shared<C, D>, backend: &UdpSocket, mut each: impl FnMut(&[u8])) -> End {
     loop {
-        let received = match backend.readable().await {
-            Ok(()) => drain(shared, backend, |bytes| {
-                each(bytes);
-                true
-            }),
-            Err(error) => Err(error),
-        };
-        if received.is_err() {
+        let received = drain(shared, backend, |bytes| {
+            each(bytes);
+            true
+        });
+        if received.await.is_err() {
             return End::Backend;
         }
     }
@@ -305,15 +315,12 @@ async fn socket_to_stream<C, D, W: AsyncWrite + Unpin>(
 ) -> End {
     loop {
         let mut batch = Vec::new();
-        let received = match backend.readable().await {
-            Ok(()) => drain(shared, backend, |bytes| {
-                meter.down(shared, bytes.len());
-                frames::put(&mut batch, bytes);
-                batch.len() < BATCH
-            }),
-            Err(error) => Err(error),
-        };
-        if received.is_err() {
+        let received = drain(shared, backend, |bytes| {
+            meter.down(shared, bytes.len());
+            frames::put(&mut batch, bytes);
+            batch.len() < BATCH
+        });
+        if received.await.is_err() {
             return End::Backend;
         }
         if write(&mut writer, &batch).await.is_err() {

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skerry_common::drain::Drained;
-use skerry_mesh_proxy::{Choice, Limits, Policy, Protocol, ProxyProtocol, Target, Unserved};
+use skerry_mesh_core::{Header, Protocol, ProxyInfo, ProxyProtocol, Target as TunnelTarget};
+use skerry_mesh_proxy::{Choice, Limits, Policy, Target, Unserved};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -166,6 +167,10 @@ fn resident() -> u64 {
 fn a_thousand_streams_that_are_stuck_hold_twenty_megabytes_at_most() {
     const STREAMS: usize = 1_000;
     redirected(|| async {
+        // Of this namespace: the kernel's own buffers are not the subject.
+        for of in ["tcp_rmem", "tcp_wmem"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{of}"), "4096 32768 32768").unwrap();
+        }
         let system = System::start();
         let listener = backend(&system).await;
         let (mut clients, mut served) = (Vec::new(), Vec::new());

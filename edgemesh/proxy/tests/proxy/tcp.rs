@@ -118,7 +118,7 @@ fn a_break_is_passed_on_as_a_break() {
 
 #[test]
 fn every_byte_arrives_once_and_in_order() {
-    const BYTES: usize = 32 << 20;
+    const BYTES: usize = 8 << 20;
     fn pattern(seed: u64) -> Vec<u8> {
         let mut state = seed;
         let step = |_| {
