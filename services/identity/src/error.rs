@@ -105,6 +105,9 @@ pub enum IdentityError {
     /// The certificate has been revoked.
     #[error("the certificate has been revoked")]
     Revoked,
+    /// A signed statement does not match its signer's key.
+    #[error("the signature does not match")]
+    Signature,
     /// The certificate does not lead to a trusted CA, or TLS refused it; the source says why.
     #[error("the certificate or key is not usable for TLS")]
     Tls(#[source] rustls::Error),
@@ -151,6 +154,7 @@ impl IdentityError {
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::Revoked => "revoked",
+            Self::Signature => "signature",
             Self::Tls(_) => "tls",
             Self::Bundle { .. } => "bundle",
             Self::Pin => "pin",

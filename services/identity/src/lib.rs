@@ -29,6 +29,7 @@ mod pem;
 pub mod pin;
 mod revoke;
 mod rotate;
+mod signed;
 mod slots;
 mod tls;
 mod token;

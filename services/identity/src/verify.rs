@@ -168,7 +168,12 @@ pub(crate) fn refused(reason: IdentityError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-fn check_revoked(list: &RevocationList, leaf: &CertificateDer<'_>, identity: &Identity) -> Result<(), Error> {
+/// Refuses revoked keys and nodes.
+pub(crate) fn check_revoked(
+    list: &RevocationList,
+    leaf: &CertificateDer<'_>,
+    identity: &Identity,
+) -> Result<(), Error> {
     if list.refuses(leaf, identity) {
         return Err(Error::InvalidCertificate(CertificateError::Revoked));
     }

@@ -38,7 +38,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-edged", EDGE),
     ("skerry-dmi", EDGE),
     // layer 4, the mesh
+<<<<<<< HEAD
     ("skerry-mesh-proxy", MESH),
+=======
+    ("skerry-mesh-net", &["skerry-common", "skerry-identity"]),
+>>>>>>> 28b5248 (mesh net: authenticated streams between nodes over QUIC, TCP, WebSocket and relays)
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
@@ -133,6 +137,7 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("tonic-health", &["skerry-rpc"]),
     ("tonic-reflection", &["skerry-rpc"]),
     ("opentelemetry", &["skerry-telemetry"]),
+    ("libp2p", &["skerry-mesh-net"]),
     ("tikv-jemallocator", &["skerry", "skerry-cloudhub"]),
     // MPL-2.0, and what it brings: in a program of its own.
     ("async-opcua", &["skerry-mapper-opcua"]),

@@ -18,8 +18,15 @@ const BANNED: &[(&str, &str)] = &[
     ("sqlx-sqlite", "a second libsqlite3; use rusqlite"),
     ("ring", "the one crypto library is aws-lc-rs"),
 ];
-/// What is banned and comes all the same: its user, who may be the only one, and does not run it here.
-const BORNE: &[(&str, &str)] = &[("serde_yaml", "async-opcua-core")];
+/// What is banned and comes all the same, with its users: nobody else may use it.
+const BORNE: &[(&str, &str)] = &[
+    ("serde_yaml", "async-opcua-core"),
+    // Certificates and reset tokens of libp2p; TLS itself is aws-lc-rs there too.
+    ("ring", "libp2p-quic"),
+    ("ring", "libp2p-tls"),
+    ("ring", "quinn-proto"),
+    ("ring", "rcgen"),
+];
 /// Lowest versions: everything below has a known hole.
 const FLOORS: &[(&str, &str)] =
     &[("h2", "0.4.18"), ("rustls-webpki", "0.103.13"), ("aws-lc-sys", "0.39.0"), ("tokio", "1.44.2")];
