@@ -66,8 +66,10 @@ pub(crate) async fn answer(mut stream: Stream, ours: &[u8]) -> io::Result<Vec<u8
         stream.shutdown().await?;
         // The opener ends its side when it has read the answer: only then may the connection be closed.
         let mut rest = [0; 1];
-        stream.read(&mut rest).await?;
-        Ok(theirs)
+        match stream.read(&mut rest).await? {
+            0 => Ok(theirs),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     })
     .await
 }

@@ -42,7 +42,7 @@ struct TooManyStrangers;
 #[derive(Debug)]
 pub(crate) enum Event {
     Members(Box<MembersEvent>),
-    Streams(streams::Event),
+    Streams(Box<streams::Event>),
 }
 
 /// All protocols, behind the door.
@@ -179,7 +179,7 @@ impl NetworkBehaviour for Gate {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         if let Poll::Ready(action) = self.streams.poll(context) {
-            return Poll::Ready(action.map_in(Either::Left).map_out(Event::Streams));
+            return Poll::Ready(action.map_in(Either::Left).map_out(|event| Event::Streams(Box::new(event))));
         }
         self.members.poll(context).map(|action| {
             action.map_in(|event| Either::Right(Either::Left(event))).map_out(|event| Event::Members(Box::new(event)))

@@ -1,14 +1,21 @@
 //! The handle of the mesh's network: starting it, opening streams, and telling it what changes.
 //!
-//! Handles are cheap to clone; they talk to the engine's task through one bounded channel. When the last handle and the
-//! queue of accepted streams are gone, the engine closes all connections and ends.
+//! Handles are cheap to clone; they talk to the engine's task through one bounded channel. When the last handle is gone,
+//! the engine closes all connections and ends.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv6Addr, UdpSocket},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::upgrade::Version,
+    multiaddr::Protocol,
     swarm::{self, SwarmEvent},
 };
 use skerry_common::NodeName;
@@ -247,7 +254,12 @@ impl StatusChanges {
 /// Listens on all addresses and waits until each is bound.
 async fn bind(swarm: &mut Swarm<Behaviour>, wanted: &[Multiaddr]) -> Result<Vec<Multiaddr>, NetError> {
     let mut open = BTreeMap::new();
+    let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
     for address in wanted {
+        if !ipv6 && address.iter().next() == Some(Protocol::Ip6(Ipv6Addr::UNSPECIFIED)) {
+            tracing::info!(%address, "not listened on: this machine has no IPv6");
+            continue;
+        }
         let failed =
             |source: Box<dyn std::error::Error + Send + Sync>| NetError::Listen { address: address.clone(), source };
         let listener = swarm.listen_on(address.clone()).map_err(|error| failed(Box::new(error)))?;

@@ -38,11 +38,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-edged", EDGE),
     ("skerry-dmi", EDGE),
     // layer 4, the mesh
-<<<<<<< HEAD
     ("skerry-mesh-proxy", MESH),
-=======
     ("skerry-mesh-net", &["skerry-common", "skerry-identity"]),
->>>>>>> 28b5248 (mesh net: authenticated streams between nodes over QUIC, TCP, WebSocket and relays)
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too

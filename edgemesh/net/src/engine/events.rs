@@ -27,7 +27,7 @@ impl Engine {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>, now: Instant) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Gate(gate::Event::Streams(event))) => {
-                let streams::Event::Exchange { peer, connection, protocol, stream } = event;
+                let streams::Event::Exchange { peer, connection, protocol, stream } = *event;
                 self.answer(peer, connection, protocol, stream);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Gate(gate::Event::Members(event))) => self.on_member(*event, now),

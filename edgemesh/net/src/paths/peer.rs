@@ -243,7 +243,10 @@ impl Peer {
                 let patience = if connection.dialled { Duration::ZERO } else { EXCHANGE };
                 self.direct.next = self.direct.next.max(connection.since + patience);
             }
-            Kind::Lan | Kind::Direct => self.direct.failures = 0,
+            Kind::Lan | Kind::Direct => {
+                self.direct.failures = 0;
+                self.reason = None;
+            }
         }
         self.connections.push(connection);
     }

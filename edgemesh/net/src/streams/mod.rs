@@ -7,6 +7,7 @@
 //! A stream costs one place of its connection's [`MAX_STREAMS`] until both ends of it are dropped. An accepted stream
 //! waits in one bounded queue for the application; when that is full the stream is reset, which its opener sees at once.
 
+mod framed;
 mod handler;
 mod stream;
 

@@ -1,8 +1,7 @@
 //! A stream to a peer, as tokio sees it.
 //!
 //! Both directions end on their own: `shutdown` ends ours and leaves the peer's, as with TCP. Dropping a stream
-//! that was not shut down ends it too: on QUIC the peer cannot tell that from an end that was meant, because libp2p has
-//! no way to reset a stream. Whoever carries a protocol that is over when its connection is must say so in the protocol. A stream stays on the connection that it was opened on; when that is lost, reads and
+//! that was not shut down cuts it: the peer reads an error, not an end. A stream stays on the connection that it was opened on; when that is lost, reads and
 //! writes fail.
 
 use std::{
@@ -16,12 +15,12 @@ use libp2p::swarm;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-use super::{Bytes, Load, MAX_STREAMS};
+use super::{Bytes, Load, MAX_STREAMS, framed::Framed};
 
 /// A stream to or from another node. Both ends see the same bytes in the same order.
 #[derive(Debug)]
 pub struct Stream {
-    inner: Compat<swarm::Stream>,
+    inner: Framed<Compat<swarm::Stream>>,
     load: Arc<Load>,
     bytes: Arc<Bytes>,
 }
@@ -31,7 +30,7 @@ impl Stream {
     pub(super) fn new(inner: swarm::Stream, load: &Arc<Load>, bytes: &Arc<Bytes>) -> Option<Self> {
         let place = |open| (open < MAX_STREAMS).then_some(open + 1);
         load.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).ok()?;
-        Some(Self { inner: inner.compat(), load: Arc::clone(load), bytes: Arc::clone(bytes) })
+        Some(Self { inner: Framed::new(inner.compat()), load: Arc::clone(load), bytes: Arc::clone(bytes) })
     }
 
     fn sent(&self, count: usize) {

@@ -101,6 +101,26 @@ async fn the_two_directions_of_a_stream_end_on_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_dropped_is_cut_and_not_ended() {
+    for listen in [QUIC, TCP] {
+        let world = World::new();
+        let a = world.start("a", &[listen]).await;
+        let mut b = world.start("b", &[listen]).await;
+        a.know(&[&b]).await;
+        b.know(&[&a]).await;
+        let mut ours = a.open(&b).await;
+        ours.write_all(b"the first half of").await.unwrap();
+        ours.flush().await.unwrap();
+        let mut theirs = timeout(GENEROUS, b.inbound.as_mut().unwrap().accept()).await.unwrap().unwrap().stream;
+        let mut half = [0; 17];
+        theirs.read_exact(&mut half).await.unwrap();
+        drop(ours);
+        let mut rest = Vec::new();
+        assert!(timeout(GENEROUS, theirs.read_to_end(&mut rest)).await.unwrap().is_err(), "{listen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_streams_at_once_are_all_served() {
     for listen in [QUIC, TCP] {
         let world = World::new();
