@@ -214,6 +214,8 @@ fn a_relayed_connection_does_not_keep_a_direct_one_from_being_tried() {
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     s.fail(Class::Direct);
+    s.pass(HEAD_START);
+    assert_eq!(s.plan(), []);
     s.paths.network_changed(s.now);
     assert_eq!(s.plan(), [Action::Exchange { peer: s.peer, connection: relayed }], "at once");
 }
@@ -315,7 +317,7 @@ fn a_process_that_stood_still_does_not_blame_its_peers() {
     s.paths.want(&s.peer, s.now);
     s.connect(DIRECT);
     s.plan();
-    s.pass(Duration::from_secs(3_600));
+    s.pass(IDLE / 2);
     assert_eq!(s.closes(), []);
 }
 
