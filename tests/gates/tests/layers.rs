@@ -58,6 +58,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-bench", &["*"]),
     ("skerry-hub-tests", &["*"]),
     ("skerry-devices-tests", &["*"]),
+    ("skerry-lab", &[]),
 ];
 const MAPPER: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-mapper-sdk", "skerry-mapper-dataplane"];
 const LAYER_1: &[&str] = &["skerry-proto", "skerry-telemetry", "skerry-k8s-types", "skerry-common"];
@@ -125,6 +126,7 @@ const TESTS: &[&str] = &[
     "skerry-bench",
     "skerry-hub-tests",
     "skerry-devices-tests",
+    "skerry-lab",
 ];
 
 /// External crates that only these may use. Tests may use everything.
@@ -164,7 +166,7 @@ fn every_crate_keeps_to_its_layer() -> anyhow::Result<()> {
             let used = dependency.name.as_str();
             let in_tests = TESTS.contains(&used);
             if dependency.kind == DependencyKind::Development {
-                if in_tests && used != "skerry-test-support" {
+                if in_tests && !["skerry-test-support", "skerry-lab"].contains(&used) {
                     broken.push(format!("{name} uses {used}: nobody depends on tests"));
                 }
                 continue;
