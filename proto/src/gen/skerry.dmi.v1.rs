@@ -208,7 +208,7 @@ pub struct Command {
     /// The node stops waiting after so long, milliseconds.
     #[prost(uint32, tag = "5")]
     pub timeout_ms: u32,
-    #[prost(oneof = "command::What", tags = "3, 4")]
+    #[prost(oneof = "command::What", tags = "3")]
     pub what: ::core::option::Option<command::What>,
 }
 /// Nested message and enum types in `Command`.
@@ -218,21 +218,12 @@ pub mod command {
         /// Read these properties now; empty: all.
         #[prost(message, tag = "3")]
         Read(super::ReadNow),
-        #[prost(message, tag = "4")]
-        Write(super::WriteNow),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadNow {
     #[prost(string, repeated, tag = "1")]
     pub properties: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WriteNow {
-    #[prost(string, tag = "1")]
-    pub property: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub value: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommandResult {
@@ -360,6 +351,23 @@ pub struct ListDevicesResponse {
 pub struct GetDeviceRequest {
     #[prost(message, optional, tag = "1")]
     pub device: ::core::option::Option<DeviceKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadDeviceRequest {
+    #[prost(message, optional, tag = "1")]
+    pub device: ::core::option::Option<DeviceKey>,
+    /// Empty: all.
+    #[prost(string, repeated, tag = "2")]
+    pub properties: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long the mapper may take, milliseconds; 0: five seconds. A minute at most.
+    #[prost(uint32, tag = "3")]
+    pub timeout_ms: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReadDeviceResponse {
+    /// Those that the mapper answered, with what it read now in place of what was reported.
+    #[prost(message, repeated, tag = "1")]
+    pub twins: ::prost::alloc::vec::Vec<TwinView>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchDevicesRequest {
@@ -1053,6 +1061,31 @@ pub mod devices_client {
                 .insert(GrpcMethod::new("skerry.dmi.v1.Devices", "SetDesired"));
             self.inner.unary(req, path, codec).await
         }
+        /// ReadDevice asks the device's mapper for what the device has now. A mapper of v1beta1 cannot be asked.
+        pub async fn read_device(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadDeviceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReadDeviceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.dmi.v1.Devices/ReadDevice",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.dmi.v1.Devices", "ReadDevice"));
+            self.inner.unary(req, path, codec).await
+        }
         /// WatchDevices sends each device as it is, then each that changed, the newest state of each only.
         pub async fn watch_devices(
             &mut self,
@@ -1135,6 +1168,14 @@ pub mod devices_server {
             request: tonic::Request<super::SetDesiredRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SetDesiredResponse>,
+            tonic::Status,
+        >;
+        /// ReadDevice asks the device's mapper for what the device has now. A mapper of v1beta1 cannot be asked.
+        async fn read_device(
+            &self,
+            request: tonic::Request<super::ReadDeviceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReadDeviceResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchDevices method.
@@ -1354,6 +1395,51 @@ pub mod devices_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetDesiredSvc(inner);
+                        let codec = crate::codec::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.dmi.v1.Devices/ReadDevice" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadDeviceSvc<T: Devices>(pub Arc<T>);
+                    impl<
+                        T: Devices,
+                    > tonic::server::UnaryService<super::ReadDeviceRequest>
+                    for ReadDeviceSvc<T> {
+                        type Response = super::ReadDeviceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadDeviceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Devices>::read_device(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadDeviceSvc(inner);
                         let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

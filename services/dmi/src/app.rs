@@ -27,7 +27,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::persist::{Persist, SavedMapper};
-use crate::v1::{Connected, Shown};
+use crate::v1::{Connected, Questions, Shown};
 use crate::v1beta1::{Managed, Workers};
 use crate::{bus, follow, status};
 
@@ -144,12 +144,12 @@ impl Dmi {
             rejected.inc();
         }));
 
+        let questions = Arc::new(Questions::default());
+        let connected =
+            Connected { node: Arc::clone(&node), access: Arc::clone(&access), questions: Arc::clone(&questions) };
         let routes = Routes::new(DeviceManagerServiceServer::new(managed.clone()))
-            .add_service(
-                MappersServer::new(Connected { node: Arc::clone(&node), access: Arc::clone(&access) })
-                    .max_decoding_message_size(DMI_MESSAGE_BYTES),
-            )
-            .add_service(DevicesServer::new(Shown::new(Arc::clone(&node), access)));
+            .add_service(MappersServer::new(connected).max_decoding_message_size(DMI_MESSAGE_BYTES))
+            .add_service(DevicesServer::new(Shown::new(Arc::clone(&node), access, questions)));
         let serve = bound.serve(routes, stop.clone());
         let result = tokio::select! {
             served = serve => served.map(drop).map_err(Error::Serve),

@@ -68,6 +68,9 @@ pub(crate) enum Command {
     /// Show all about a device of this node.
     #[command(subcommand)]
     Describe(devices::DescribeCommand),
+    /// Read a device of this node now.
+    #[command(subcommand)]
+    Read(devices::ReadCommand),
     /// Set what a device of this node shall have.
     #[command(subcommand)]
     Set(devices::SetCommand),
@@ -137,6 +140,7 @@ impl Command {
             Self::Status(args) => status::run(args).await,
             Self::Get(command) => devices::get(command).await,
             Self::Describe(command) => devices::describe(command).await,
+            Self::Read(command) => devices::read(command).await,
             Self::Set(command) => devices::set(command).await,
             Self::Watch(command) => devices::watch(command).await,
             Self::Check(args) => check::run(args).await,

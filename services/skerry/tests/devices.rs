@@ -1,4 +1,4 @@
-//! `skerry get|describe|set|watch` as a user has them: the program, on the socket of a dmi that has no cloud,
+//! `skerry get|describe|read|set|watch` as a user has them: the program, on the socket of a dmi that has no cloud,
 //! with a mapper on its stream.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -131,6 +131,14 @@ impl Node {
                         values.push(value("temperature", "21.5"));
                         values.extend(device.properties.into_iter().filter_map(|p| p.desired).map(take));
                     }
+                    Some(Down::Command(command)) => {
+                        let Some(pb::command::What::Read(read)) = command.what else { continue };
+                        let names =
+                            if read.properties.is_empty() { vec!["temperature".into()] } else { read.properties };
+                        let values = names.iter().map(|name| value(name, "23.75")).collect();
+                        let result = pb::CommandResult { id: command.id, error: String::new(), values };
+                        send.send(pb::MapperMessage { message: Some(Up::Result(result)) }).await.unwrap();
+                    }
                     Some(Down::Desired(desired)) => {
                         key.clone_from(&desired.device);
                         values.push(take(desired));
@@ -216,6 +224,16 @@ async fn devices_are_shown_set_and_watched_without_the_cloud() {
         (&mappers[0]["name"], &mappers[0]["devices"], &mappers[0]["connected"]),
         (&json!("m"), &json!(1), &json!(true))
     );
+
+    // What it has now, and not what was reported last.
+    let now = node.prints("read device b1 -n plant temperature").await;
+    let rows: Vec<Vec<_>> = now.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["PROPERTY", "TYPE", "VALUE", "QUALITY", "PROBLEM"]);
+    assert_eq!(rows[1][..5], ["temperature", "DOUBLE", "23.75", "C", "Good"]);
+    let now = node.json("read device b1 -n plant -o json").await;
+    assert_eq!((&now[0]["property"], &now[0]["reported"]), (&json!("temperature"), &json!("23.75")));
+    let said = node.fails("read device b1 -n plant pressure", exit::NOT_FOUND).await;
+    assert!(said.contains("has no property \"pressure\""), "{said}");
 
     let set = node.prints("set device b1 -n plant setpoint=55 mode=eco=2 --wait --timeout 40s").await;
     assert_eq!(set, "plant/b1 has setpoint=55\nplant/b1 has mode=eco=2\n");

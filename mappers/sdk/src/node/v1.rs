@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use prost::Message as _;
 use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::mapper_message::Message as ToNode;
 use skerry_proto::dmi::v1::mappers_client::MappersClient;
@@ -19,7 +20,7 @@ use super::channel::Channel;
 use super::v1_convert as convert;
 use super::{Ended, Link};
 use crate::definition::Desired;
-use crate::engine::{Plant, read_now, write_now};
+use crate::engine::{Plant, read_now};
 use crate::report::{Batch, Room, clipped};
 use crate::{CommandError, DeviceKey};
 
@@ -38,6 +39,8 @@ const DEFAULT_VALUES: usize = MOST_VALUES;
 const DEFAULT_WINDOW: u64 = 4;
 /// A command that names no time.
 const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer to a command, encoded: more than a device's numbers, less than any node's message.
+const MOST_ANSWER: usize = 1024 * 1024;
 /// Longest time of a command.
 const LONGEST_COMMAND: Duration = Duration::from_secs(60);
 
@@ -220,16 +223,22 @@ impl Session<'_> {
             return;
         }
         let plant = std::sync::Arc::clone(&self.link.plant);
+        let longest = self.longest;
         self.commands.spawn(async move {
-            match perform(plant.as_ref(), command).await {
-                Ok(values) => pb::CommandResult { id, error: String::new(), values },
-                Err(error) => pb::CommandResult { id, error: error.to_string(), values: Vec::new() },
+            let failed = |error: &str| pb::CommandResult { id, error: clipped(error).to_owned(), values: Vec::new() };
+            match perform(plant.as_ref(), command, longest).await {
+                Ok(values) => {
+                    let result = pb::CommandResult { id, error: String::new(), values };
+                    let fits = result.encoded_len() <= MOST_ANSWER;
+                    if fits { result } else { failed("the values are too long for one answer: ask for fewer") }
+                }
+                Err(error) => failed(&error.to_string()),
             }
         });
     }
 }
 
-async fn perform(plant: &dyn Plant, command: pb::Command) -> Result<Vec<pb::Value>, CommandError> {
+async fn perform(plant: &dyn Plant, command: pb::Command, longest: usize) -> Result<Vec<pb::Value>, CommandError> {
     let key = convert::own_key(command.device.unwrap_or_default());
     let timeout = match command.timeout_ms {
         0 => DEFAULT_COMMAND_TIMEOUT,
@@ -238,10 +247,7 @@ async fn perform(plant: &dyn Plant, command: pb::Command) -> Result<Vec<pb::Valu
     match command.what {
         Some(pb::command::What::Read(read)) => {
             let (definition, samples) = read_now(plant, &key, &read.properties, timeout).await?;
-            Ok(convert::samples(&definition, samples))
-        }
-        Some(pb::command::What::Write(write)) => {
-            write_now(plant, &key, &write.property, &write.value, timeout).await.map(|()| Vec::new())
+            Ok(convert::samples(&definition, samples, longest))
         }
         None => Err(CommandError::UnknownProperty(String::new())),
     }

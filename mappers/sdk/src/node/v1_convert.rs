@@ -101,19 +101,21 @@ fn state((device, state, reason): &(DeviceKey, DeviceState, String)) -> pb::Stat
     pb::StateReport { device: Some(key(device)), state: state.into(), reason: clipped(reason).to_owned() }
 }
 
-/// The values of a device. One that is longer than the node takes has no value, and says why: it would be refused
-/// each time, and the last one seem to be it.
 fn values((definition, reports): &(Arc<Definition>, Reports), longest: usize) -> pb::DeviceValues {
-    let values = reports.iter().filter_map(|(index, report)| {
-        let name = &definition.properties.get(*index)?.name;
-        let length = report.value.as_ref().map_or(0, Value::text_len);
-        if length <= longest {
-            return Some(value(name, report));
-        }
-        let problem = format!("the value has {length} bytes, and the node takes at most {longest}").into();
-        Some(value(name, &Report { value: None, quality: Quality::Bad, problem, ..Report::clone(report) }))
-    });
+    let values = reports.iter().filter_map(|(index, report)| Some((&definition.properties.get(*index)?.name, report)));
+    let values = values.map(|(name, report)| value_within(name, report, longest));
     pb::DeviceValues { device: Some(key(&definition.key)), values: values.collect() }
+}
+
+/// A value. One that is longer than the node takes is none, and says why: it would be refused each time, and the last
+/// one seem to be it.
+fn value_within(property: &str, report: &Report, longest: usize) -> pb::Value {
+    let length = report.value.as_ref().map_or(0, Value::text_len);
+    if length <= longest {
+        return value(property, report);
+    }
+    let problem = format!("the value has {length} bytes, and the node takes at most {longest}").into();
+    value(property, &Report { value: None, quality: Quality::Bad, problem, ..report.clone() })
 }
 
 /// A batch of values, as a message.
@@ -127,12 +129,12 @@ pub(super) fn states(states: &[(DeviceKey, DeviceState, String)]) -> pb::StateRe
 }
 
 /// Answers to a question; they are not reports, so they have no outcome.
-pub(super) fn samples(definition: &Definition, samples: Vec<(usize, Sample)>) -> Vec<pb::Value> {
+pub(super) fn samples(definition: &Definition, samples: Vec<(usize, Sample)>, longest: usize) -> Vec<pb::Value> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     let values = samples.into_iter().filter_map(|(index, sample)| {
         let property = definition.properties.get(index)?;
-        Some(value(&property.name, &Report::of(sample, property.data_type, now)))
+        Some(value_within(&property.name, &Report::of(sample, property.data_type, now), longest))
     });
     values.collect()
 }

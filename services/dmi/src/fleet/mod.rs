@@ -33,7 +33,7 @@ pub(crate) use bus::BusRefused;
 pub(crate) use conditions::rfc3339;
 pub(crate) use device::{Device, Pace, Served, State};
 pub(crate) use mapper::{Api, Bucket, Caller, Limits, Link, Mapper, MapperId};
-pub(crate) use reports::{DesiredRefused, Outcome, Reading};
+pub(crate) use reports::{DesiredRefused, Outcome, Reading, words};
 pub(crate) use saved::{SavedOverlay, SavedTwins};
 pub(crate) use show::{DeviceShown, MapperShown, TwinShown, Watcher};
 

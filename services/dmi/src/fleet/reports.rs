@@ -60,7 +60,7 @@ pub(crate) struct DesiredReport {
 }
 
 /// A text of somebody else, as it may be shown: bounded, in one line.
-pub(super) fn words(text: &str) -> String {
+pub(crate) fn words(text: &str) -> String {
     let mut end = text.len().min(MAX_WORDS);
     while !text.is_char_boundary(end) {
         end = end.saturating_sub(1);

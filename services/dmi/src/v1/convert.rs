@@ -10,7 +10,7 @@ use skerry_k8s_types::{AccessMode, DeviceModel, ModelProperty};
 use skerry_proto::dmi::v1 as pb;
 use tonic::Status;
 
-use crate::fleet::{Api, Device, DeviceShown, MapperShown, Outcome, Reading, State};
+use crate::fleet::{Api, Device, DeviceShown, MapperShown, Outcome, Reading, State, words};
 use crate::twin::Quality;
 
 /// The key of a device in a message.
@@ -206,6 +206,19 @@ pub(super) fn shown(device: DeviceShown) -> pb::DeviceView {
         twins: device.twins.into_iter().map(twin).collect(),
         conditions: device.conditions.into_iter().map(condition).collect(),
     }
+}
+
+/// A twin of a device with what its mapper read now; nothing for a property that the device does not have.
+pub(super) fn read(view: &pb::DeviceView, value: pb::Value, now_ms: i64) -> Option<pb::TwinView> {
+    let twin = view.twins.iter().find(|twin| twin.property == value.property)?.clone();
+    let reading = reading(value);
+    Some(pb::TwinView {
+        reported: reading.value,
+        quality: quality(reading.quality),
+        reported_unix_ms: if reading.source_ms > 0 { reading.source_ms } else { now_ms },
+        problem: words(&reading.problem),
+        ..twin
+    })
 }
 
 /// A mapper as people see it.

@@ -4,8 +4,10 @@
 //! watches; [`MAX_WATCHES`], of which each has one entry per device.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
+use skerry_common::Key;
 use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::devices_server::Devices;
 use tokio::sync::{Semaphore, mpsc};
@@ -13,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use super::questions::Questions;
 use crate::access::Access;
 use crate::node::Node;
 
@@ -23,18 +26,27 @@ const WATCH_QUEUE: usize = 16;
 /// Longest answer; our clients take replies of this size.
 const PAGE_BYTES: usize = skerry_rpc::limits::DMI_MESSAGE_BYTES;
 
+/// How long a device may take to be read where nobody says, and at most.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const LONGEST_READ: Duration = Duration::from_secs(60);
+
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Shown {
     node: Arc<Node>,
     access: Arc<Access>,
     watches: Arc<Semaphore>,
+    questions: Arc<Questions>,
 }
 
 impl Shown {
-    pub(crate) fn new(node: Arc<Node>, access: Arc<Access>) -> Self {
-        Self { node, access, watches: Arc::new(Semaphore::new(MAX_WATCHES)) }
+    pub(crate) fn new(node: Arc<Node>, access: Arc<Access>, questions: Arc<Questions>) -> Self {
+        Self { node, access, watches: Arc::new(Semaphore::new(MAX_WATCHES)), questions }
     }
+}
+
+fn missing(key: &Key) -> Status {
+    Status::not_found(format!("the device {key} is not on this node"))
 }
 
 #[tonic::async_trait]
@@ -67,7 +79,7 @@ impl Devices for Shown {
         self.access.caller(&request)?;
         let key = convert::key(request.into_inner().device.as_ref()).map_err(convert::invalid)?;
         let shown = self.node.read(|fleet, now| fleet.show(&key, now));
-        let shown = shown.ok_or_else(|| Status::not_found(format!("the device {key} is not on this node")))?;
+        let shown = shown.ok_or_else(|| missing(&key))?;
         Ok(Response::new(convert::shown(shown)))
     }
 
@@ -84,6 +96,30 @@ impl Devices for Shown {
         let set = tokio::spawn(async move { node.desire(&key, &property, &value).await });
         let version = set.await.map_err(|_| Status::internal("the value may not have been set; look"))??;
         Ok(Response::new(pb::SetDesiredResponse { version }))
+    }
+
+    async fn read_device(
+        &self,
+        request: Request<pb::ReadDeviceRequest>,
+    ) -> Result<Response<pb::ReadDeviceResponse>, Status> {
+        self.access.caller(&request)?;
+        let pb::ReadDeviceRequest { device, properties, timeout_ms } = request.into_inner();
+        let key = convert::key(device.as_ref()).map_err(convert::invalid)?;
+        let shown = self.node.read(|fleet, now| fleet.show(&key, now)).ok_or_else(|| missing(&key))?;
+        let unserved = || Status::failed_precondition(format!("no mapper serves the device {key}"));
+        let mapper = shown.mapper.clone().ok_or_else(unserved)?;
+        let view = convert::shown(shown);
+        if let Some(other) = properties.iter().find(|name| !view.twins.iter().any(|twin| twin.property == **name)) {
+            return Err(Status::not_found(format!("the device {key} has no property {other:?}")));
+        }
+        let timeout = match timeout_ms {
+            0 => READ_TIMEOUT,
+            given => Duration::from_millis(u64::from(given)).min(LONGEST_READ),
+        };
+        let values = self.questions.read(&mapper, convert::to_key(&key), properties, timeout).await?;
+        let now = self.node.now().wall;
+        let twins = values.into_iter().filter_map(|value| convert::read(&view, value, now));
+        Ok(Response::new(pb::ReadDeviceResponse { twins: twins.collect() }))
     }
 
     type WatchDevicesStream = ReceiverStream<Result<pb::DeviceChange, Status>>;

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
+use super::questions::Questions;
 use super::told::Told;
 use crate::access::Access;
 use crate::fleet::{Api, Introduction, MapperId};
@@ -32,13 +33,14 @@ const SEND_QUEUE: usize = 64;
 /// Refusals in one ack: the first ones say what is wrong.
 const MAX_REFUSALS: usize = 32;
 
-type Answer = Result<pb::NodeMessage, Status>;
+pub(super) type Answer = Result<pb::NodeMessage, Status>;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Connected {
     pub(crate) node: Arc<Node>,
     pub(crate) access: Arc<Access>,
+    pub(crate) questions: Arc<Questions>,
 }
 
 /// One connected mapper.
@@ -47,6 +49,7 @@ struct Session {
     id: MapperId,
     epoch: u64,
     answers: mpsc::Sender<Answer>,
+    questions: Arc<Questions>,
 }
 
 /// The mapper does not listen any more.
@@ -62,12 +65,12 @@ impl Mappers for Connected {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let caller = self.access.caller(&request)?;
         let (answers, queue) = mpsc::channel(SEND_QUEUE);
-        let node = Arc::clone(&self.node);
+        let (node, questions) = (Arc::clone(&self.node), Arc::clone(&self.questions));
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let closed = answers.clone();
             let work = async {
-                let served = serve(&node, &caller, &mut incoming, &answers).await;
+                let served = serve(&node, &caller, &mut incoming, &answers, questions).await;
                 if let Err(status) = served {
                     let _ = answers.send(Err(status)).await;
                 }
@@ -97,6 +100,7 @@ async fn serve(
     caller: &crate::fleet::Caller,
     incoming: &mut Streaming<pb::MapperMessage>,
     answers: &mpsc::Sender<Answer>,
+    questions: Arc<Questions>,
 ) -> Result<(), Status> {
     let hello = skerry_rpc::hello(incoming, |first| match first.message {
         Some(Up::Hello(hello)) => Some(hello),
@@ -115,7 +119,7 @@ async fn serve(
     let (epoch, wake) =
         node.change(|fleet, now| fleet.connect(introduction, now)).map_err(Status::resource_exhausted)?;
     tracing::info!(mapper = %id, version = hello.version, "mapper connected");
-    let session = Session { node: Arc::clone(node), id, epoch, answers: answers.clone() };
+    let session = Session { node: Arc::clone(node), id, epoch, answers: answers.clone(), questions };
     let _place = Place(&session);
     let limit = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     let welcome = pb::Welcome {
@@ -129,6 +133,8 @@ async fn serve(
     if session.send(M::Welcome(welcome)).await.is_err() {
         return Ok(());
     }
+    // After Welcome, which is the first word.
+    let _listed = session.questions.list(&session.id, epoch, answers.clone());
     tokio::select! {
         ended = session.read(incoming) => ended,
         ended = session.write(&wake) => ended,
@@ -187,8 +193,9 @@ impl Session {
                 Some(Up::States(states)) => self.states(states),
                 Some(Up::Applied(applied)) => self.applied(&applied)?,
                 Some(Up::Hello(_)) => return Err(Status::invalid_argument("hello may come only once")),
-                // The answer to a command of a newer node, or a message of a newer mapper.
-                Some(Up::Result(_)) | None => {}
+                Some(Up::Result(result)) => self.questions.answer(self.epoch, result),
+                // A message of a newer mapper.
+                None => {}
             }
         }
         Ok(())

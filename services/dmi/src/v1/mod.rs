@@ -3,7 +3,9 @@
 mod convert;
 mod devices;
 mod mappers;
+mod questions;
 mod told;
 
 pub(crate) use devices::Shown;
 pub(crate) use mappers::Connected;
+pub(crate) use questions::Questions;

@@ -24,6 +24,7 @@ mod large_messages;
 mod node;
 mod orders;
 mod process;
+mod questions;
 mod secrets;
 mod stream;
 mod thousand;

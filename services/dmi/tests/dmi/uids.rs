@@ -92,7 +92,7 @@ fn every_call() -> Vec<(String, Message)> {
             }
         }
     }
-    assert_eq!(calls.len(), 9, "{calls:?}");
+    assert_eq!(calls.len(), 10, "{calls:?}");
     calls
 }
 

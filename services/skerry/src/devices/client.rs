@@ -67,6 +67,30 @@ impl Devices {
         set.map(drop).map_err(|status| failed(&format!("cannot set {property}"), &status))
     }
 
+    /// What a device has now; the mapper may take so long.
+    pub(super) async fn read(
+        &mut self,
+        key: &pb::DeviceKey,
+        properties: Vec<String>,
+        timeout: Duration,
+    ) -> Result<Vec<pb::TwinView>> {
+        let what = format!("cannot read the device {}", show::named(key));
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let all = properties.is_empty();
+        let request = pb::ReadDeviceRequest { device: Some(key.clone()), properties, timeout_ms };
+        let answer = self.client.read_device(skerry_rpc::deadline(Request::new(request), timeout + PATIENCE)).await;
+        match answer {
+            Ok(answer) => Ok(answer.into_inner().twins),
+            Err(status) if status.code() == Code::NotFound && all => Err(self.missing(key).await),
+            // The node has answered: it is the device that did not.
+            Err(status) if matches!(status.code(), Code::DeadlineExceeded | Code::FailedPrecondition) => {
+                let failure = Failure::new(what).cause(show::plain(status.message())).code(exit::UNREACHABLE);
+                Err(failure.cure("skerry describe device shows how it is, and the last values"))
+            }
+            Err(status) => Err(failed(&what, &status)),
+        }
+    }
+
     /// Each device as it is, then each that changes.
     pub(super) async fn watch(&mut self, namespace: &str) -> Result<Streaming<pb::DeviceChange>> {
         let request = pb::WatchDevicesRequest { namespace: namespace.to_owned() };

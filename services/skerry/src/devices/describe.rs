@@ -17,6 +17,15 @@ const TWINS: &[Column] = &[
     column("SYNCED", "/synced"),
 ];
 
+/// Columns of what was read now.
+pub(super) const READINGS: &[Column] = &[
+    column("PROPERTY", "/property"),
+    column("TYPE", "/type"),
+    column("VALUE", "/reported"),
+    column("QUALITY", "/quality"),
+    column("PROBLEM", "/problem"),
+];
+
 const CONDITIONS: &[Column] = &[
     column("TYPE", "/type"),
     column("STATUS", "/status"),
@@ -73,7 +82,8 @@ pub(super) fn lines(view: &pb::DeviceView, now: Timestamp) -> Vec<String> {
     lines
 }
 
-fn twin(twin: &pb::TwinView, now: Timestamp) -> serde_json::Value {
+/// A twin for people.
+pub(super) fn twin(twin: &pb::TwinView, now: Timestamp) -> serde_json::Value {
     let reported = twin.reported.as_ref().map(|value| {
         let unit = if twin.unit.is_empty() || value.is_empty() { String::new() } else { format!(" {}", twin.unit) };
         show::short(&format!("{value}{unit}"))
@@ -87,7 +97,7 @@ fn twin(twin: &pb::TwinView, now: Timestamp) -> serde_json::Value {
     json!({
         "property": show::short(&twin.property), "type": twin.r#type, "reported": reported,
         "quality": show::quality(twin), "age": show::ago(twin.reported_unix_ms, now),
-        "desired": desired, "synced": synced,
+        "desired": desired, "synced": synced, "problem": show::plain(&twin.problem),
     })
 }
 

@@ -1,4 +1,4 @@
-//! `skerry get|describe|set|watch`: the devices and mappers of this node, with or without the cloud.
+//! `skerry get|describe|read|set|watch`: the devices and mappers of this node, with or without the cloud.
 //!
 //! Everything is asked of dmi on the node's socket, and shown as dmi has it: a value that is not fresh is
 //! shown as such, with its age. What devices and mappers say is text of others: control characters in it do
@@ -7,6 +7,7 @@
 mod client;
 mod describe;
 mod near;
+mod read;
 mod set;
 mod show;
 mod watch;
@@ -38,6 +39,13 @@ pub(crate) enum GetCommand {
 pub(crate) enum DescribeCommand {
     /// Show all about a device: twins, conditions, problems.
     Device(DescribeArgs),
+}
+
+/// The commands of `skerry read`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReadCommand {
+    /// Ask the mapper of a device for what it has now.
+    Device(read::ReadArgs),
 }
 
 /// The commands of `skerry set`.
@@ -191,6 +199,12 @@ pub(crate) async fn describe(command: DescribeCommand) -> Result<()> {
         ui::line(line);
     }
     Ok(())
+}
+
+/// `skerry read`.
+pub(crate) async fn read(command: ReadCommand) -> Result<()> {
+    let ReadCommand::Device(args) = command;
+    read::run(args).await
 }
 
 /// `skerry set`.

@@ -53,7 +53,7 @@ impl Wanted {
     }
 }
 
-fn patience(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn patience(text: &str) -> std::result::Result<Duration, String> {
     let parsed = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
     parsed.filter(|time| !time.is_zero()).ok_or_else(|| format!("{text:?} is not a duration: write 30s or 5m"))
 }

@@ -151,7 +151,8 @@ pub(super) fn device(view: &pb::DeviceView) -> Value {
     })
 }
 
-fn twin(twin: &pb::TwinView) -> Value {
+/// A twin for programs.
+pub(super) fn twin(twin: &pb::TwinView) -> Value {
     json!({
         "property": twin.property, "type": twin.r#type, "unit": twin.unit, "writable": twin.writable,
         "reported": twin.reported, "quality": quality(twin), "reportedTime": time(twin.reported_unix_ms),
