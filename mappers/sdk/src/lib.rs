@@ -25,6 +25,8 @@ mod rest;
 mod sample;
 mod schedule;
 mod serve;
+#[cfg(test)]
+mod test_driver;
 mod updates;
 mod value;
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,47 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::Bound;
 use super::handlers::MAX_BODY_BYTES;
 use crate::config::Rest;
-use crate::definition::{Json, MethodDefinition, Wishes};
+use crate::definition::{MethodDefinition, Wishes};
 use crate::engine::{Engine, Incoming, Plant};
 use crate::metrics::Metrics;
 use crate::report::Outbox;
 use crate::serve::{HEADER_TIMEOUT, MAX_CONNECTIONS};
-use crate::{Connection, DataType, Definition, Device, Driver, Fault, Point, Sample, Value};
-
-/// A device of one number.
-#[derive(Clone, Default)]
-pub(super) struct Number(pub(super) Arc<AtomicI64>);
-
-impl Driver for Number {
-    type Protocol = Json;
-    type Visitor = Json;
-    type Connection = Self;
-
-    fn bus(&self, _: &Device<Self>) -> Result<String, Fault> {
-        Ok(String::new())
-    }
-
-    async fn connect(&self, _: &Device<Self>) -> Result<Self, Fault> {
-        Ok(self.clone())
-    }
-}
-
-impl Connection<Number> for Number {
-    async fn read(&mut self, _: &Device<Number>, points: &[&Point<Number>]) -> Result<Vec<Sample>, Fault> {
-        Ok(vec![Sample::good(self.0.load(Ordering::Relaxed)); points.len()])
-    }
-
-    async fn write(&mut self, _: &Device<Number>, _: &Point<Number>, value: &Value) -> Result<(), Fault> {
-        match value {
-            Value::Int(13) => Err(Fault::Refused("not thirteen".into())),
-            Value::Int(value) => {
-                self.0.store(*value, Ordering::Relaxed);
-                Ok(())
-            }
-            _ => Err(Fault::Refused("not a number".into())),
-        }
-    }
-}
+use crate::test_driver::Number;
+use crate::{DataType, Definition};
 
 pub(super) struct Running {
     pub(super) address: SocketAddr,

@@ -85,18 +85,26 @@ fn device(uid: &str, names: &[&str]) -> Value {
     })
 }
 
+/// Properties of a device: one that counts, one that can be written.
+const NAMES: [&str; 2] = ["count", "setpoint"];
+
+/// A node with a device of these properties, and the mapper that serves it.
+async fn served_device(name: &str, properties: &[&str]) -> (Node, Running) {
+    let node = Node::start().await;
+    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(properties));
+    node.hub.put(kinds::DEVICE, "plant", name, device(&format!("uid-{name}"), properties));
+    let mapper = Running::start(&node).await;
+    node.until(name, served).await;
+    (node, mapper)
+}
+
 fn served(view: &pb::DeviceView) -> bool {
     condition(view, "Ready").status && condition(view, "Online").status
 }
 
 #[tokio::test]
 async fn a_model_that_is_deleted_while_in_use_stops_nothing() {
-    let names = ["count", "setpoint"];
-    let mut node = Node::start().await;
-    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&names));
-    node.hub.put(kinds::DEVICE, "plant", "d", device("uid-d", &names));
-    let mapper = Running::start(&node).await;
-    node.until("d", served).await;
+    let (mut node, mapper) = served_device("d", &NAMES).await;
     node.hub.delete(kinds::DEVICE_MODEL, "plant", "m");
     node.until("d", |view| condition(view, "Ready").reason == "ModelNotFound").await;
     mapper.reads().await;
@@ -111,13 +119,13 @@ async fn a_model_that_is_deleted_while_in_use_stops_nothing() {
     node.until("d", good).await;
     mapper.reads().await;
     // The model is back: nothing was set up again.
-    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&names));
+    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&NAMES));
     node.until("d", served).await;
     assert_eq!(mapper.counters.devices_set(), 1);
     // A second time, without a restart between.
     node.hub.delete(kinds::DEVICE_MODEL, "plant", "m");
     node.until("d", |view| condition(view, "Ready").reason == "ModelNotFound").await;
-    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&names));
+    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&NAMES));
     node.until("d", served).await;
     assert_eq!(mapper.counters.devices_set(), 1);
     // A device without its model that goes is let go, also where its mapper was never told what it is.
@@ -132,17 +140,12 @@ async fn a_model_that_is_deleted_while_in_use_stops_nothing() {
 
 #[tokio::test]
 async fn a_device_edited_ten_times_a_second_is_not_set_up_again_for_what_its_mapper_does_not_see() {
-    let names = ["count", "setpoint"];
-    let node = Node::start().await;
-    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&names));
-    node.hub.put(kinds::DEVICE, "plant", "d", device("uid-d", &names));
-    let mapper = Running::start(&node).await;
-    node.until("d", served).await;
+    let (node, mapper) = served_device("d", &NAMES).await;
     let (started, before) = (Instant::now(), node.hub.received(kinds::DEVICE_STATUS).len());
     let mut every = tokio::time::interval(Duration::from_millis(100));
     for edit in 1..=50 {
         every.tick().await;
-        let mut edited = device("uid-d", &names);
+        let mut edited = device("uid-d", &NAMES);
         edited["metadata"]["generation"] = (edit + 1).into();
         edited["metadata"]["labels"] = json!({ "edit": edit.to_string() });
         edited["spec"]["properties"][1]["desired"] = json!({ "value": edit.to_string() });
@@ -176,11 +179,7 @@ async fn names_with_every_legal_character() {
     ];
     // What Kubernetes allows for a name: 253 letters, digits, '-' and '.'.
     let name = format!("0{}{}9", "a-b.".repeat(60), "z".repeat(11));
-    let mut node = Node::start().await;
-    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&names));
-    node.hub.put(kinds::DEVICE, "plant", &name, device(&format!("uid-{name}"), &names));
-    let mapper = Running::start(&node).await;
-    node.until(&name, served).await;
+    let (mut node, mapper) = served_device(&name, &names).await;
     for (at, property) in names.iter().enumerate().skip(1) {
         let request =
             pb::SetDesiredRequest { device: Some(key(&name)), property: (*property).into(), value: at.to_string() };
@@ -214,12 +213,7 @@ async fn names_with_every_legal_character() {
 
 #[tokio::test]
 async fn a_device_that_another_node_gets_leaves_nothing_behind() {
-    let names = ["count", "setpoint"];
-    let mut node = Node::start().await;
-    node.hub.put(kinds::DEVICE_MODEL, "plant", "m", model(&names));
-    node.hub.put(kinds::DEVICE, "plant", "d", device("uid-d", &names));
-    let mapper = Running::start(&node).await;
-    node.until("d", served).await;
+    let (mut node, mapper) = served_device("d", &NAMES).await;
     let set = pb::SetDesiredRequest { device: Some(key("d")), property: "setpoint".into(), value: "7".into() };
     node.devices().set_desired(set).await.unwrap();
     node.until("d", |view| condition(view, "Synced").status).await;
@@ -229,9 +223,27 @@ async fn a_device_that_another_node_gets_leaves_nothing_behind() {
     mapper.rests().await;
     // It comes back, also after a restart: what was wanted here is not wanted any more.
     node.stop().await;
-    node.hub.put(kinds::DEVICE, "plant", "d", device("uid-d", &names));
+    node.hub.put(kinds::DEVICE, "plant", "d", device("uid-d", &NAMES));
     node.run().await;
     let view = node.until("d", served).await;
     assert_eq!(twin(&view, "setpoint").desired, None);
+    mapper.end().await;
+}
+
+#[tokio::test]
+async fn a_mapper_of_the_sdk_reads_when_it_is_asked() {
+    let (node, mapper) = served_device("d", &NAMES).await;
+    let read = async |properties: &[&str]| {
+        let properties = properties.iter().map(|name| (*name).to_owned()).collect();
+        let request = pb::ReadDeviceRequest { device: Some(key("d")), properties, timeout_ms: 0 };
+        node.devices().read_device(request).await.unwrap().into_inner().twins
+    };
+    let number = |twin: &pb::TwinView| twin.reported.as_ref().unwrap().parse::<i64>().unwrap();
+    // It counts reads: each answer is one of its own.
+    let (first, second) = (read(&["count"]).await, read(&["count"]).await);
+    assert!(number(&second[0]) > number(&first[0]), "{first:?} {second:?}");
+    let all = read(&[]).await;
+    assert_eq!(all.iter().map(|twin| twin.property.as_str()).collect::<Vec<_>>(), NAMES);
+    assert!(all.iter().all(|twin| twin.quality() == pb::Quality::Good), "{all:?}");
     mapper.end().await;
 }

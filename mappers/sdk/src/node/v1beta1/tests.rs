@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use serde_json::Map;
 use skerry_proto::dmi::v1beta1 as pb;
 use skerry_proto::dmi::v1beta1::device_mapper_service_client::DeviceMapperServiceClient;
 use skerry_proto::dmi::v1beta1::device_mapper_service_server::DeviceMapperServiceServer;
@@ -17,41 +16,12 @@ use crate::engine::{Engine, Plant};
 use crate::metrics::Metrics;
 use crate::report::{Outbox, Room};
 use crate::serve::{Listener, serve};
-use crate::{Connection, DataType, Device, DeviceKey, Driver, Fault, Point, Sample, Value};
-
-type Json = Map<String, serde_json::Value>;
-
-/// Whatever is asked, the answer is seven.
-#[derive(Clone)]
-struct Seven;
-
-impl Driver for Seven {
-    type Protocol = Json;
-    type Visitor = Json;
-    type Connection = Self;
-
-    fn bus(&self, _: &Device<Self>) -> Result<String, Fault> {
-        Ok(String::new())
-    }
-
-    async fn connect(&self, _: &Device<Self>) -> Result<Self, Fault> {
-        Ok(Self)
-    }
-}
-
-impl Connection<Seven> for Seven {
-    async fn read(&mut self, _: &Device<Seven>, points: &[&Point<Seven>]) -> Result<Vec<Sample>, Fault> {
-        Ok(vec![Sample::good(7_i64); points.len()])
-    }
-
-    async fn write(&mut self, _: &Device<Seven>, _: &Point<Seven>, _: &Value) -> Result<(), Fault> {
-        Err(Fault::Refused("seven stays".into()))
-    }
-}
+use crate::test_driver::Number;
+use crate::{DataType, DeviceKey};
 
 struct Running {
     client: DeviceMapperServiceClient<Channel>,
-    engine: Arc<Engine<Seven>>,
+    engine: Arc<Engine<Number>>,
     outbox: Arc<Outbox>,
     _stop: tokio_util::sync::DropGuard,
     folder: tempfile::TempDir,
@@ -64,7 +34,7 @@ async fn running() -> Running {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listener = listen(&path).unwrap();
     let outbox = Arc::new(Outbox::default());
-    let engine = Arc::new(Engine::new(Seven, Arc::clone(&outbox), Metrics::default()));
+    let engine = Arc::new(Engine::new(Number::default(), Arc::clone(&outbox), Metrics::default()));
     let server = Server::new(Arc::clone(&engine) as _, Arc::clone(&outbox), Arc::new(Registry::default()));
     let router = tonic::service::Routes::new(DeviceMapperServiceServer::new(server)).prepare().into_axum_router();
     let stop = CancellationToken::new();
@@ -143,7 +113,7 @@ async fn a_model_may_come_after_its_device_and_both_twice() {
         }
         tokio::task::yield_now().await;
     };
-    assert_eq!(twins[0].reported.as_ref().unwrap().value, "7");
+    assert_eq!(twins[0].reported.as_ref().unwrap().value, "0");
     assert!(twins[0].observed_desired.is_some());
     let remove = pb::RemoveDeviceRequest { device_name: "a".into(), device_namespace: "d".into() };
     running.client.remove_device(remove).await.unwrap();
