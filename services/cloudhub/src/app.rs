@@ -2,12 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use skerry_common::{chain, drain, kinds as known};
-use skerry_identity::{
-    CredentialOptions, CredentialPublisher, CredentialStore, CredentialWatch, RevocationPublisher, TrustDomain,
-};
+use skerry_common::{drain, kinds as known};
+use skerry_identity::{CredentialFolder, CredentialOptions, RevocationPublisher, TrustDomain};
 use skerry_proto::hub::v1::hub_server::HubServer;
 use skerry_proto::identity::v1::identity_server::IdentityServer;
 use skerry_proto::review::v1::reviews_server::ReviewsServer;
@@ -33,9 +30,6 @@ use crate::upstream;
 use crate::usage::Usage;
 use crate::{Config, HubError};
 
-/// How often the credentials folder is looked at for a renewed certificate.
-const CREDENTIALS_LOOK: Duration = Duration::from_secs(30);
-
 /// A hub that is bound and does not serve yet.
 pub struct CloudHub {
     bound: Bound,
@@ -46,15 +40,7 @@ pub struct CloudHub {
     join: Join,
     reviews: NodeReviews,
     admin: HubAdmin,
-    credentials: Credentials,
-}
-
-/// The hub's own certificate, on disk and in use.
-struct Credentials {
-    store: CredentialStore,
-    publisher: CredentialPublisher,
-    watch: CredentialWatch,
-    generation: u64,
+    credentials: CredentialFolder,
 }
 
 impl CloudHub {
@@ -74,14 +60,18 @@ impl CloudHub {
         let mut options =
             CredentialOptions::new(TrustDomain::parse(&config.trust_domain).map_err(HubError::Credentials)?);
         options.revocations = list;
-        let credentials = Credentials::open(&config, options)?;
+        let folder = CredentialFolder::open(&config.credentials, options).map_err(HubError::Credentials)?;
+        let credentials = folder.watch();
+        if credentials.current().is_none() {
+            return Err(HubError::NoCredentials(config.credentials.display().to_string()));
+        }
         let sessions = Sessions::new(metrics.clone());
         let totals = Arc::new(Usage::default());
         let mut routes = KindRoutes::new();
         let (mut lanes, mut report_lanes, mut registry_channel) = (Vec::new(), Vec::new(), None);
         for source in &config.sources {
             let limits = ClientLimits::default();
-            let channel = Channel::tcp(source.addresses.clone(), &source.name, credentials.watch.clone(), limits)
+            let channel = Channel::tcp(source.addresses.clone(), &source.name, credentials.clone(), limits)
                 .map_err(|error| HubError::Source { name: source.name.clone(), source: error })?;
             let (bulk, control): (Vec<&String>, Vec<&String>) =
                 source.kinds.iter().partition(|kind| known::BULK.contains(&kind.as_str()));
@@ -111,7 +101,7 @@ impl CloudHub {
         }
         let channel = registry_channel.ok_or_else(|| HubError::Config("the registry is not a source".to_owned()))?;
         let server = ServerConfig::new("cloudhub", Listen::Tcp(config.listen), policy())
-            .tls(credentials.watch.clone())
+            .tls(credentials)
             .limits(ServerLimits::hub())
             .metrics(skerry_rpc::Metrics::new(telemetry));
         let bound = Server::bind(server).await.map_err(HubError::Serve)?;
@@ -125,7 +115,7 @@ impl CloudHub {
             join: Join::new(channel, metrics),
             admin: HubAdmin { hub: config.name, shared: shared.clone() },
             shared,
-            credentials,
+            credentials: folder,
         })
     }
 
@@ -147,7 +137,7 @@ impl CloudHub {
             tasks.spawn(upstream::keep(lane, stop.clone()));
         }
         tasks.spawn(upstream::keep(Arc::new(self.registry), stop.clone()));
-        tasks.spawn(self.credentials.follow(stop.clone()));
+        tasks.spawn(self.credentials.run());
         let limit = skerry_rpc::limits::SYNC_MESSAGE_BYTES;
         let source = SourceServer::new(NodeSource(self.shared.clone())).max_decoding_message_size(limit);
         let sink = SinkServer::new(NodeSink(self.shared)).max_decoding_message_size(limit);
@@ -172,46 +162,6 @@ impl CloudHub {
             drop(stop.stopped().await);
         }
         ended
-    }
-}
-
-impl Credentials {
-    fn open(config: &Config, options: CredentialOptions) -> Result<Self, HubError> {
-        let store = CredentialStore::open(&config.credentials).map_err(HubError::Credentials)?;
-        let loaded = store.load(&options.trust_domain, &options.clock);
-        for (path, error) in &loaded.rejected {
-            tracing::warn!(path = %path.display(), error = chain(error), "credentials not usable");
-        }
-        let Some((found, generation, _)) = loaded.newest else {
-            return Err(HubError::NoCredentials(config.credentials.display().to_string()));
-        };
-        let (publisher, watch) = CredentialWatch::channel(options).map_err(HubError::Credentials)?;
-        publisher.publish(found).map_err(HubError::Credentials)?;
-        Ok(Self { store, publisher, watch, generation })
-    }
-
-    /// Takes up what is written to the folder.
-    async fn follow(mut self, mut stop: drain::Watch) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(CREDENTIALS_LOOK) => {}
-                _ = stop.stopped() => return,
-            }
-            let (store, watch) = (self.store.clone(), self.watch.clone());
-            let load = move || store.load(watch.trust_domain(), watch.clock());
-            let Ok(loaded) = tokio::task::spawn_blocking(load).await else { continue };
-            if let Some((found, generation, _)) = loaded.newest
-                && generation != self.generation
-            {
-                match self.publisher.publish(found) {
-                    Ok(_) => {
-                        self.generation = generation;
-                        tracing::info!(generation, "credentials renewed");
-                    }
-                    Err(error) => tracing::error!(error = chain(&error), "new credentials not usable, keeping the old"),
-                }
-            }
-        }
     }
 }
 

@@ -21,8 +21,9 @@ pub enum HubError {
         #[source]
         source: skerry_rpc::ConnectError,
     },
-    /// There is no certificate in the credentials folder: it must be issued first.
-    #[error("there are no credentials in {0}")]
+    /// There is no certificate in the credentials folder that can be used; the log names those that cannot. It must be
+    /// issued first.
+    #[error("there are no usable credentials in {0}")]
     NoCredentials(String),
     /// A task of the hub ended although nobody stopped it.
     #[error("the hub's {0} task ended")]

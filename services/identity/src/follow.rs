@@ -1,7 +1,7 @@
 //! A credential that somebody else keeps fresh in a folder.
 //!
-//! Used by services whose certificate is written by another one: the node's edged by edgehub, cloud
-//! services on one machine by edgecontroller. The folder is looked at every [`LOOK`]; a credential that
+//! Used by services whose certificate is written by another one: the node's edged by edgehub, the hub and other cloud
+//! services by edgecontroller or whoever issues it. The folder is looked at every [`LOOK`]; a credential that
 //! is not good changes nothing. There may be none yet: the watch gets it when it is there.
 
 use std::path::Path;
@@ -32,7 +32,11 @@ impl CredentialFolder {
         let store = CredentialStore::open(folder)?;
         let (publisher, watch) = CredentialWatch::channel(options)?;
         let mut opened = Self { store, publisher, watch, generation: None };
-        opened.take(opened.store.load(opened.watch.trust_domain(), opened.watch.clock()));
+        let loaded = opened.store.load(opened.watch.trust_domain(), opened.watch.clock());
+        for (path, error) in &loaded.rejected {
+            tracing::warn!(path = %path.display(), error = skerry_common::chain(error), "credentials not usable");
+        }
+        opened.take(loaded);
         Ok(opened)
     }
 
