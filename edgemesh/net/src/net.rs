@@ -30,7 +30,7 @@ use crate::{
     engine::{Command, Engine, Outlets},
     key, limits,
     status::Snapshot,
-    streams::{Refused, Streams},
+    streams::{MAX_STREAMS, Refused, Streams},
     transport,
 };
 
@@ -43,8 +43,9 @@ const OPEN_TRIES: usize = 3;
 /// Binding sockets takes no time; an interface that never comes must not hold up the start.
 const BIND: Duration = Duration::from_secs(5);
 
-/// Streams of one connection that are being negotiated; the others wait.
-const NEGOTIATING: usize = 1_024;
+/// Streams of one connection that are being negotiated: all may be, because one whose opener has written nothing yet must
+/// not hold up those after it.
+const NEGOTIATING: usize = MAX_STREAMS;
 
 /// Streams asked of one connection that its task has not taken; when it is full, the engine waits for that connection.
 const HANDLER_QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
