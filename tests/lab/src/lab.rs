@@ -19,6 +19,11 @@ use crate::{LabError, Topology, command, gateway};
 /// How long the kernel may take to bring a link up: it does so at once, and within a second when it has much to do.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// Numbers of interfaces: one for all ends at nodes, others for the far ends. The kernel lets an end wait for a second
+/// that has the number of its peer, which it takes for no peer at all.
+const NEAR: usize = 100;
+const FAR: usize = 1000;
+
 /// How a cable is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
@@ -87,13 +92,13 @@ impl Lab {
             };
             let far = self.netns(&wire.far)?;
             match wire.cable.faults {
-                None => direct.push(format!(
-                    "link add {} netns {} type veth peer name {} netns {}",
-                    wire.near,
-                    netns.name(),
-                    wire.port,
-                    far.name()
-                )),
+                None => {
+                    let (near, inside, port, around) = (wire.near, netns.name(), &wire.port, far.name());
+                    let index = FAR + direct.len();
+                    direct.push(format!(
+                        "link add {near} index {NEAR} netns {inside} type veth peer name {port} index {index} netns {around}"
+                    ));
+                }
                 Some(faults) => faulty.push(Ends { node, near: (netns, wire.near), far: (far, &wire.port), faults }),
             }
         }

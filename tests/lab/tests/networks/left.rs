@@ -125,6 +125,7 @@ fn what_a_killed_process_left_is_swept() {
     assert!(sweep().unwrap().iter().all(|name| !names.contains(name)));
     assert_eq!(namespaces(pid), names);
     lab.kill().unwrap();
+    eventually("it is dead", || !runs(pid));
     // Also before somebody has waited for it. Another test may be faster than this one: what counts is the result.
     sweep().unwrap();
     assert_eq!(namespaces(pid), BTreeSet::new());
