@@ -72,7 +72,7 @@ fn locked(journal: &Shared) -> MutexGuard<'_, Journal> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Plays a round on devices that it makes, and judges.
+/// Plays a round on devices that it makes, judges, and takes them away.
 ///
 /// # Errors
 /// What is not as it must be.
@@ -144,7 +144,12 @@ pub async fn round(system: &mut System, plan: Plan) -> anyhow::Result<()> {
     let seconds = (lasted + begun.elapsed()).as_secs() / 2 + 1;
     let most = names.len() as u64 * WRITES_PER_SECOND * seconds + 4 * taken;
     anyhow::ensure!(writes <= most, "{writes} writes of devicecontroller in {seconds} s, and {most} are enough");
-    quiet(system, &names, &rest).await
+    quiet(system, &names, &rest).await?;
+    // Each fault turns conditions of all that are there: those of this round alone are to be counted in the next.
+    for name in &names {
+        system.remove(name).await?;
+    }
+    Ok(())
 }
 
 /// Waits until everybody says the same of all devices.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use skerry_cloudhub::{CloudHub, SourceConfig};
 use skerry_common::NodeName;
@@ -26,6 +26,7 @@ use skerry_proto::dmi::v1 as pb;
 use skerry_proto::dmi::v1::devices_client::DevicesClient;
 use skerry_rpc::{Channel, Listen};
 use skerry_telemetry::{Readiness, Registry};
+use tonic::Code;
 
 use crate::api::{Kubernetes, devices_api, nodes_api};
 use crate::part::Part;
@@ -184,6 +185,22 @@ impl System {
                 "protocol": {"protocolName": "plant", "configData": {}}, "properties": properties}});
         devices_api(&self.client, "Device").create(&PostParams::default(), &serde_json::from_value(device)?).await?;
         Ok(())
+    }
+
+    /// Deletes a device, and waits until the node knows nothing of it.
+    ///
+    /// # Errors
+    /// When the API refuses, or the node still has it.
+    pub async fn remove(&self, name: &str) -> anyhow::Result<()> {
+        devices_api(&self.client, "Device").delete(name, &DeleteParams::default()).await?;
+        crate::eventually(async || {
+            let request = pb::GetDeviceRequest { device: Some(key(name)) };
+            match self.devices().get_device(request).await {
+                Err(status) if status.code() == Code::NotFound => Ok(()),
+                other => Err(format!("{name} is not gone: {other:?}")),
+            }
+        })
+        .await
     }
 
     /// Starts a service that does not run.
