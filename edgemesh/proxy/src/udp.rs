@@ -225,3 +225,19 @@ impl<C: Choose, D: Dial> Listener<C, D> {
         Ok(Reply::Bound(socket))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_all_flows_together_is_bounded_and_comes_back() {
+        let queued = Arc::default();
+        let bytes = vec![0; 64 * 1024 - 1];
+        let held: Vec<_> = std::iter::from_fn(|| Datagram::new(&bytes, &queued)).collect();
+        assert_eq!(held.len(), QUEUED_BYTES / bytes.len());
+        drop(held);
+        assert_eq!(queued.load(Ordering::Relaxed), 0);
+        assert!(Datagram::new(&bytes, &queued).is_some());
+    }
+}

@@ -190,6 +190,24 @@ fn the_next_endpoint_serves_when_one_cannot() {
 }
 
 #[test]
+fn eight_endpoints_are_tried_and_no_more() {
+    redirected(|| async {
+        let system = System::start();
+        let backend = backend(&system).await;
+        let (bad, good) = (Target::Local(nobody().await), Target::Local(backend.local_addr().unwrap()));
+        let all_but_one = vec![bad.clone(); 7];
+        system.table.serve(service(3), Policy::TCP, &[&all_but_one[..], std::slice::from_ref(&good)].concat());
+        let mut client = connect(service(3)).await;
+        accept(&backend).await.write_all(b"here").await.unwrap();
+        assert_eq!(all(&mut client).await.unwrap(), b"here");
+        system.table.serve(service(4), Policy::TCP, &[&all_but_one[..], &[bad, good]].concat());
+        is_refused(service(4)).await;
+        assert!(system.table.feedback_of(8).is_empty());
+        assert!(backend.accept().now_or_never().is_none());
+    });
+}
+
+#[test]
 fn an_endpoint_that_breaks_off_before_the_first_byte_is_passed_over() {
     redirected(|| async {
         let system = System::start();
