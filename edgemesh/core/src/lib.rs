@@ -6,6 +6,7 @@
 
 mod balance;
 mod route;
+pub mod names;
 mod rule;
 mod table;
 mod tunnel;
