@@ -5,8 +5,8 @@
 //! properties. Nothing here blocks, opens a socket or reads a file.
 
 mod balance;
-mod route;
 pub mod names;
+mod route;
 mod rule;
 mod table;
 mod tunnel;

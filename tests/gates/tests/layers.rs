@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-mesh-proxy", MESH),
     ("skerry-mesh-net", &["skerry-common", "skerry-identity"]),
     ("skerry-mesh-netfilter", &["skerry-common"]),
+    ("skerry-mesh-dns", MESH),
     // layer 4, the embedded control plane
     ("skerry-apiserver", LAYER_3),
     // layer 4, mappers: what somebody else's mapper has too
