@@ -64,6 +64,18 @@ pub mod cri {
     }
 }
 
+/// What the Container Runtime Interface cannot say to containerd.
+pub mod containerd {
+    /// `services.tasks.v1`.
+    pub mod tasks {
+        /// Version 1.
+        #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+        pub mod v1 {
+            include!("gen/containerd.services.tasks.v1.rs");
+        }
+    }
+}
+
 /// Devices between a node and its mappers: `skerry.dmi`, and KubeEdge's Device Mapper Interface.
 pub mod dmi {
     /// Version 1 of our own.

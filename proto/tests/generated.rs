@@ -23,7 +23,7 @@ fn protos(dir: &Path, found: &mut Vec<PathBuf>) {
 
 fn generate(root: &Path, out: &Path) {
     let mut files = Vec::new();
-    for dir in ["skerry", "cri", "dmi"] {
+    for dir in ["skerry", "cri", "containerd", "dmi"] {
         protos(&root.join(dir), &mut files);
     }
     files.sort();

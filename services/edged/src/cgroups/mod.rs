@@ -109,6 +109,19 @@ impl Cgroups {
         result.and(self.change_burstable(|all| all.remove(uid).is_some()))
     }
 
+    /// Kills what runs in the group of one container. For a container that the runtime calls ended and yet
+    /// cannot remove: the start of its task was given up when the task ran already.
+    pub(crate) fn kill_container(&self, uid: &str, id: &str) {
+        if !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return;
+        }
+        for dir in self.layout.mounts() {
+            for class in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
+                kill_all(&dir.join(&self.root).join(class_dir(class)).join(format!("pod{uid}")).join(id));
+            }
+        }
+    }
+
     /// Removes empty groups of pods that nobody knows and that did not change for `age`: a runtime that
     /// was making a sandbox when its agent was killed makes the group again after it was removed.
     pub(crate) fn sweep(&self, age: Duration, known: impl Fn(&str) -> bool) {
@@ -186,6 +199,14 @@ pub(crate) fn remove_root(root: &str) {
     }
 }
 
+fn kill_all(group: &Path) {
+    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    // 0 stands for a process of another process namespace, and would mean our own group.
+    for pid in procs.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 1) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
 /// Removes a group and all below it, the innermost first.
 fn remove_tree(dir: &Path, kill_processes: bool) -> io::Result<()> {
     let entries = match fs::read_dir(dir) {
@@ -201,11 +222,7 @@ fn remove_tree(dir: &Path, kill_processes: bool) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => {
             if kill_processes {
-                let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-                // 0 stands for a process of another process namespace, and would mean our own group.
-                for pid in procs.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 1) {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                }
+                kill_all(dir);
             }
             Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
         }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_common::notify::Held;
+use skerry_proto::containerd::tasks::v1::DeleteTaskRequest;
+use skerry_proto::containerd::tasks::v1::tasks_client::TasksClient;
 use skerry_proto::cri::v1::image_service_client::ImageServiceClient;
 use skerry_proto::cri::v1::runtime_service_client::RuntimeServiceClient;
 use skerry_proto::cri::v1::{
@@ -25,6 +27,7 @@ use skerry_proto::cri::v1::{
 };
 use skerry_rpc::limits::CRI_MESSAGE_BYTES;
 use skerry_rpc::{Channel, ClientLimits, Target, deadline};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::pod::labels;
@@ -57,6 +60,7 @@ pub(crate) async fn forget_earlier_agents() {
 pub(crate) struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    tasks: TasksClient<Channel>,
     node: Arc<str>,
 }
 
@@ -68,6 +72,7 @@ impl Cri {
         let channel = Channel::lazy(&Target::unix_held(socket, &CONNECTION), ClientLimits::local());
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(CRI_MESSAGE_BYTES),
+            tasks: TasksClient::new(channel.clone()),
             images: ImageServiceClient::new(channel).max_decoding_message_size(CRI_MESSAGE_BYTES),
             node: node.into(),
         }
@@ -180,6 +185,14 @@ impl Cri {
     pub(crate) async fn remove_container(&self, id: &str) -> Reply<()> {
         let request = RemoveContainerRequest { container_id: id.to_owned() };
         found(self.runtime.clone().remove_container(deadline(request, CHANGE)).await).map(drop)
+    }
+
+    /// Has containerd forget the ended task of a container that it cannot remove because of it. A task that runs
+    /// is refused; other runtimes do not know the call.
+    pub(crate) async fn forget_task(&self, id: &str) -> Reply<()> {
+        let mut request = deadline(DeleteTaskRequest { container_id: id.to_owned() }, CHANGE);
+        request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("k8s.io"));
+        found(self.tasks.clone().delete(request).await).map(drop)
     }
 
     /// Runs a command and waits for its end; the runtime kills it after `within`, rounded up to seconds.

@@ -37,6 +37,7 @@ impl Places {
             ("container", state.join("io.containerd.grpc.v1.cri/containers")),
             ("network namespace", state.join("io.containerd.grpc.v1.cri/netns")),
             ("pod directory", self.slot.join("edged/pods")),
+            ("pod directory in memory", self.slot.join("edged/memory")),
             ("log directory", self.slot.join("logs")),
             ("interface", Path::new("/sys/class/net").join(&self.bridge).join("brif")),
         ] {
@@ -47,7 +48,10 @@ impl Places {
         let groups = find_paths(Path::new("/sys/fs/cgroup"), &format!("pod{uids}"), 4);
         add("control group", groups.iter().map(|g| g.display().to_string()).collect());
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = table.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| Path::new(p).starts_with(&self.slot));
+        // The directory in memory is itself a mount, as long as the node is.
+        let memory = self.slot.join("edged/memory");
+        let points = table.lines().filter_map(|l| l.split(' ').nth(4));
+        let points = points.filter(|p| Path::new(p).starts_with(&self.slot) && Path::new(p) != memory);
         add("mount", points.map(str::to_owned).collect());
         left
     }

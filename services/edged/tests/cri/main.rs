@@ -166,7 +166,10 @@ async fn a_deleted_pod_leaves_nothing() {
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0, "{status:#}");
     assert!(!node.root().join("pods/0f3c-leaves-nothing").exists());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(node.root().to_str().unwrap()), "{mounts}");
+    let below: Vec<_> =
+        mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| Path::new(p).starts_with(node.root())).collect();
+    assert_eq!(below, [node.root().join("memory").to_str().unwrap()], "the one of all pods");
+    assert_eq!(fs::read_dir(node.root().join("memory")).unwrap().count(), 0);
     assert_eq!(node.ctr(&["containers", "ls", "-q"]).trim(), "");
     assert_eq!(groups(), Vec::<std::path::PathBuf>::new());
     assert_eq!(fs::read_dir(node.logs()).unwrap().count(), 0);
@@ -391,9 +394,36 @@ async fn many_pods_and_an_agent_that_is_killed_at_any_moment_leave_nothing() {
     for i in 0..PODS {
         node.until_deleted(&uid(i)).await;
     }
+    // An agent may have said so and been killed; the next one looks once more.
+    let left = || {
+        let groups = find_paths(Path::new("/sys/fs/cgroup"), "poduid-churn", 4).len();
+        (node.ctr(&["containers", "ls", "-q"]), fs::read_dir(node.root().join("pods")).unwrap().count(), groups)
+    };
+    wait("nothing to be left", || left() == (String::new(), 0, 0), || format!("{:?}", left())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_runs_though_the_runtime_calls_it_ended_is_removed() {
+    let node = Node::start().await;
+    let mut once = shell("[ -e /ran ] && sleep 1000; touch /ran");
+    once["name"] = "once".into();
+    // The other keeps the sandbox.
+    node.put_pod("p", "uid-1", json!({"restartPolicy": "Never", "containers": [once, shell("sleep 1000")]}));
+    let id = || {
+        let all = node.status("uid-1")["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let once = all.into_iter().find(|c| c["name"] == "once" && c["state"]["terminated"].is_object())?;
+        once["containerID"].as_str()?.strip_prefix("containerd://").map(str::to_owned)
+    };
+    wait("its end", || id().is_some(), || format!("{:#}", node.status("uid-1"))).await;
+    let id = &id().unwrap();
+    // As it is when a start is given up after its task began.
+    let said = node.ctr(&["tasks", "start", "--null-io", "--detach", id]);
+    let tasks = node.ctr(&["tasks", "ls"]);
+    assert!(tasks.lines().any(|l| l.starts_with(id) && l.contains("RUNNING")), "{said} {tasks}");
+    node.delete_gracefully("p", 1);
+    node.until_deleted("uid-1").await;
+    node.until_event("uid-1", "FailedKillPod", "cannot delete running task").await;
     assert_eq!(node.ctr(&["containers", "ls", "-q"]).trim(), "");
-    assert_eq!(fs::read_dir(node.root().join("pods")).unwrap().count(), 0);
-    assert!(find_paths(Path::new("/sys/fs/cgroup"), "poduid-churn", 4).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

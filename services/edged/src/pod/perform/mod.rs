@@ -63,6 +63,8 @@ pub(crate) async fn perform(
             let done = settle(context, pod, memory, "RemoveContainer", context.cri.remove_container(id).await);
             if done == Done::Yes {
                 remove_log(context, pod, seen, id);
+            } else {
+                end_task(context, pod, id).await;
             }
             done
         }
@@ -103,6 +105,18 @@ fn settle(context: &Context, pod: &Pod, memory: &mut Memory, call: &str, result:
             }
             Done::Failed
         }
+    }
+}
+
+/// Ends what keeps the runtime from removing a container that it calls ended. containerd is left so when the
+/// start of a container was given up after its task began: it then neither stops nor forgets the task. The next
+/// attempt to remove succeeds.
+async fn end_task(context: &Arc<Context>, pod: &Pod, id: &str) {
+    let (shared, uid, container) = (Arc::clone(context), pod.uid().to_owned(), id.to_owned());
+    // Killing fails when there is nothing to kill.
+    let _ = tokio::task::spawn_blocking(move || shared.cgroups.kill_container(&uid, &container)).await;
+    if let Err(status) = context.cri.forget_task(id).await {
+        tracing::debug!(pod = %pod.full_name(), code = ?status.code(), "the task of a container is not forgotten");
     }
 }
 
