@@ -98,13 +98,9 @@ impl Cgroups {
     /// # Errors
     /// When a group is busy; a second attempt finds its processes gone.
     pub(crate) fn remove_pod(&self, uid: &str) -> io::Result<()> {
-        let name = format!("pod{uid}");
         let mut result = Ok(());
-        for dir in self.layout.mounts() {
-            let root = dir.join(&self.root);
-            for class in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
-                result = result.and(remove_tree(&root.join(class_dir(class)).join(&name), true));
-            }
+        for group in self.groups_of_pod(uid) {
+            result = result.and(remove_tree(&group, true));
         }
         result.and(self.change_burstable(|all| all.remove(uid).is_some()))
     }
@@ -115,19 +111,15 @@ impl Cgroups {
         if !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return;
         }
-        for dir in self.layout.mounts() {
-            for class in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
-                kill_all(&dir.join(&self.root).join(class_dir(class)).join(format!("pod{uid}")).join(id));
-            }
+        for group in self.groups_of_pod(uid) {
+            kill_all(&group.join(id));
         }
     }
 
     /// Removes empty groups of pods that nobody knows and that did not change for `age`: a runtime that
     /// was making a sandbox when its agent was killed makes the group again after it was removed.
     pub(crate) fn sweep(&self, age: Duration, known: impl Fn(&str) -> bool) {
-        let classes = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
-        let dirs = self.layout.mounts().map(|mount| mount.join(&self.root));
-        for dir in dirs.flat_map(|root| classes.map(|class| root.join(class_dir(class)))) {
+        for dir in self.dirs_of_pods() {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let Some(uid) = name.to_str().and_then(|n| n.strip_prefix("pod")) else { continue };
@@ -138,6 +130,19 @@ impl Cgroups {
                 }
             }
         }
+    }
+
+    /// Where groups of pods are, of every class in every hierarchy.
+    fn dirs_of_pods(&self) -> impl Iterator<Item = PathBuf> {
+        let classes = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
+        let roots = self.layout.mounts().map(|mount| mount.join(&self.root));
+        roots.flat_map(move |root| classes.map(|class| root.join(class_dir(class))))
+    }
+
+    /// Where the groups of a pod may be: its class is not asked for.
+    fn groups_of_pod(&self, uid: &str) -> impl Iterator<Item = PathBuf> {
+        let name = format!("pod{uid}");
+        self.dirs_of_pods().map(move |dir| dir.join(&name))
     }
 
     /// Changes what burstable pods ask for; true from `change` writes the new sum.

@@ -60,13 +60,14 @@ pub(crate) async fn perform(
             settle(context, pod, memory, "RemovePodSandbox", context.cri.remove_sandbox(id).await)
         }
         Step::RemoveContainer { id } => {
-            let done = settle(context, pod, memory, "RemoveContainer", context.cri.remove_container(id).await);
-            if done == Done::Yes {
-                remove_log(context, pod, seen, id);
-            } else {
-                end_task(context, pod, id).await;
+            let result = context.cri.remove_container(id).await;
+            match &result {
+                Ok(()) => remove_log(context, pod, seen, id),
+                // A runtime that hangs is not asked for more.
+                Err(status) if is_runtime_trouble(status) => {}
+                Err(_) => end_task(context, pod, id).await,
             }
-            done
+            settle(context, pod, memory, "RemoveContainer", result)
         }
         Step::StartContainer { name, sandbox_id, restart_count } => {
             let start = start::Start { name, sandbox_id, restart_count: *restart_count, committed };
