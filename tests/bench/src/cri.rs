@@ -23,42 +23,25 @@ use crate::pods::{IMAGE, SLEEP};
 const NODE_LABEL: &str = "skerry.io/node";
 /// Sandboxes that are removed at a time.
 const REMOVALS: usize = 8;
-/// Control group that the groups of pods lie in.
-const GROUP: &str = "/skerry-bench";
 
 /// See the module documentation.
 pub struct Runtime {
     client: RuntimeServiceClient<Channel>,
     folder: PathBuf,
-    /// Whether each pod has a control group of its own, as those of a kubelet have.
-    grouped: bool,
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let top = hierarchy.path().join(GROUP.trim_start_matches('/'));
-            for group in std::fs::read_dir(&top).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_dir(group.path());
-            }
-            let _ = std::fs::remove_dir(top);
-        }
-    }
 }
 
 impl Runtime {
-    /// A client for a socket; files for containers go below `folder`. With `grouped` each pod has a
-    /// control group of its own.
+    /// A client for a socket; files for containers go below `folder`.
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn new(socket: &Path, folder: &Path, grouped: bool) -> anyhow::Result<Self> {
+    pub fn new(socket: &Path, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         for file in ["hosts", "message"] {
             std::fs::write(folder.join(file), "")?;
         }
         let client = RuntimeServiceClient::new(Channel::unix(socket)).max_decoding_message_size(CRI_MESSAGE_BYTES);
-        Ok(Self { client, folder: folder.to_owned(), grouped })
+        Ok(Self { client, folder: folder.to_owned() })
     }
 
     /// Starts pods, so many at a time, and removes them; seconds until the last one ran.
@@ -112,7 +95,6 @@ impl Runtime {
             log_directory: logs.display().to_string(),
             labels: HashMap::from([("bench".to_owned(), uid)]),
             linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: if self.grouped { format!("{GROUP}/{n}") } else { String::new() },
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces()),
                     ..LinuxSandboxSecurityContext::default()

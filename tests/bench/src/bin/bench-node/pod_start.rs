@@ -41,9 +41,7 @@ pub(crate) async fn run(bench: &Bench, args: &Args, figures: &mut Figures) -> an
     pods.delete(&single).await?;
 
     say("the runtime alone");
-    let (socket, folder) = (bench.machine.containerd.socket(), bench.machine.containerd.dir().join("direct"));
-    let runtime = Runtime::new(&socket, &folder, false)?;
-    let grouped = Runtime::new(&socket, &folder, true)?;
+    let runtime = Runtime::new(&bench.machine.containerd.socket(), &bench.machine.containerd.dir().join("direct"))?;
     let mut one = Vec::new();
     for _ in 0..args.pods.div_ceil(5) {
         one.push(runtime.pods(1, 1).await? * 1e3);
@@ -58,21 +56,17 @@ pub(crate) async fn run(bench: &Bench, args: &Args, figures: &mut Figures) -> an
         }
     }
 
-    let (mut ours, mut theirs, mut same) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..args.rounds {
         say(&format!("{} pods at once, round {}", args.pods, round + 1));
         let all = names(&format!("many{round}"), args.pods);
         ours.push(pods.at_once(&all, &spec).await?);
         pods.delete(&all).await?;
         theirs.push(runtime.pods(args.pods, best).await?);
-        same.push(grouped.pods(args.pods, best).await?);
     }
     let (all, alone) = (percentile(&mut ours, 0.5), percentile(&mut theirs, 0.5));
-    let same = percentile(&mut same, 0.5);
     figures.info("pods_at_once", all, "s");
     figures.info("runtime_alone", alone, "s");
-    figures.info("runtime_alone_with_groups_of_pods", same, "s");
-    figures.info("pods_at_once_over_runtime_with_groups_of_pods", all / same, "");
     figures.at_most("pods_at_once_over_runtime", all / alone, "", 1.3);
     Ok(())
 }

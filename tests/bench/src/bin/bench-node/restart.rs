@@ -35,7 +35,7 @@ pub(crate) async fn run(bench: &mut Bench, args: &Args, figures: &mut Figures) -
     say(&format!("{} pods with configuration and tokens", args.pods));
     bench.pods.at_once(&all, &spec(&bench.pods.plain())).await?;
     let socket = bench.machine.containerd.socket();
-    let runtime = Runtime::new(&socket, &bench.machine.containerd.dir().join("direct"), false)?;
+    let runtime = Runtime::new(&socket, &bench.machine.containerd.dir().join("direct"))?;
     bench.machine.set_cloud(false);
 
     say("the agent is killed; containers go on");

@@ -26,8 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(bench: &Bench, args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
-    let runtime =
-        Runtime::new(&bench.machine.containerd.socket(), &bench.machine.containerd.dir().join("direct"), false)?;
+    let runtime = Runtime::new(&bench.machine.containerd.socket(), &bench.machine.containerd.dir().join("direct"))?;
     through(bench, 0, args.first).await?;
     let first = Look::take(bench, &runtime).await?;
     figures.info("wear_resident_first", first.resident_mb, "MB");
